@@ -1,0 +1,56 @@
+"""Run experiments and write their tables, figures and numbers to results/.
+
+python -m experiments [NAME ...] [--quick | --full] [--jobs N] [--device D] [--results FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import rich.console
+import rich.progress
+
+from experiments import NAMES
+from experiments.bench import Bench
+from experiments.results import RESULTS, write
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the experiments that the command line names; 0, or 2 for a call that makes no sense."""
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; all of them by default")
+    parser.add_argument("--quick", action="store_true", help="fewer cases, to try things out")
+    parser.add_argument("--full", action="store_true", help="also what takes long or needs much memory")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes (default: all cores)")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cuda (default: cpu)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to (default: results/)")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in NAMES]:
+        parser.error(f"no experiment {unknown[0]!r}: choose from {', '.join(NAMES)}")
+    if options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {options.jobs}")
+    console = rich.console.Console()
+    with rich.progress.Progress(
+        *rich.progress.Progress.get_default_columns(), rich.progress.TimeElapsedColumn(), console=console
+    ) as progress:
+        bench = Bench(options.quick, options.full, options.device, options.jobs, options.results / "partial", progress)
+        for name in options.names or NAMES:
+            started = time.perf_counter()
+            experiment = importlib.import_module(f"experiments.{name}")
+            frame = experiment.run(bench)
+            numbers = experiment.summarise(frame)
+            write(options.results, name, frame, figure=experiment.plot(frame), numbers=numbers, bench=bench)
+            console.print(f"[bold]{name}[/bold] in {time.perf_counter() - started:.0f} s")
+            console.print(numbers)
+    shutil.rmtree(options.results / "partial", ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Claim: "batch 1 with 8 accumulation steps equals batch 8", over a whole training run. True up to amplified rounding.
+
+``python -m experiments drift``
+
+A small GPT on real text trains freely, without re-synchronisation, for 64 steps: the correct loop, and the loop that
+does not divide its loss by k = 4, against the full batch. Shown is how far the runs are apart, relative to how far the
+full-batch run has moved. The key bias of attention is shown on its own: softmax ignores it, so its true gradient is
+zero and what the buffers hold is rounding. SGD multiplies that by the learning rate. Adam divides it by its own size,
+which makes steps as large as any other out of it; no fixed tolerance can tell this from a bug, the measured one does.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from experiments import style
+from experiments.bench import Bench, Row
+from harness.check import compare
+from harness.loops import accumulate_samples, published_fix_undivided
+from harness.problems import DTYPES, PROBLEMS, Case
+from harness.task import Sizes
+
+LOOPS = {"correct": accumulate_samples, "published_fix_undivided": published_fix_undivided}
+OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
+
+
+def run(bench: Bench) -> pd.DataFrame:
+    """A row for every optimizer, dtype, loop, part of the model and optimizer step."""
+    epochs = 4 if bench.quick else 16
+    cases = [
+        {"optimizer": optimizer, "dtype": dtype, "epochs": epochs, "device": bench.device}
+        for optimizer in OPTIMIZERS
+        for dtype in DTYPES
+    ]
+    return pd.DataFrame(bench.map(measure, cases))
+
+
+def measure(optimizer: str, dtype: str, epochs: int, device: str) -> list[Row]:
+    """Train freely and compare displacements from the start, key bias and all other tensors apart."""
+    sizes = Sizes(samples=32, micro_batch_size=2, accumulation_steps=4, epochs=epochs)
+    case = Case(PROBLEMS["gpt-windows"], sizes, optimizer, dtype, device=device)
+    rows = []
+    for loop, comparison in zip(LOOPS, compare(case, *LOOPS.values(), resynchronise=False), strict=True):
+        for pair in comparison.trajectory.pairs:
+            moved = [e for e in comparison.excesses if e.step == pair.step and e.kind == "displacement"]
+            whole = math.hypot(*(e.difference.reference for e in moved))
+            for part in ("key bias", "other tensors"):
+                chosen = [e for e in moved if e.tensor.endswith("key.bias") == (part == "key bias")]
+                rows.append(
+                    {
+                        "optimizer": optimizer,
+                        "dtype": dtype,
+                        "loop": loop,
+                        "part": part,
+                        "step": pair.step + 1,
+                        "error": math.hypot(*(e.difference.distance for e in chosen)) / whole,
+                        "tolerance": math.hypot(*(e.tolerance for e in chosen)) / whole,
+                        "distance": math.hypot(*(e.difference.distance for e in chosen)),
+                    }
+                )
+    return rows
+
+
+def summarise(frame: pd.DataFrame) -> dict[str, Any]:
+    """After the last step: the error of each loop and part by optimizer and dtype."""
+    last = frame[frame["step"] == frame["step"].max()]
+    numbers: dict[str, Any] = {"steps": int(frame["step"].max())}
+    for (optimizer, dtype), part in last.groupby(["optimizer", "dtype"], sort=False):
+        error = part.set_index(["loop", "part"])["error"]
+        numbers.setdefault(str(optimizer), {})[str(dtype)] = {
+            "correct_error": float(error["correct", "other tensors"]),
+            "correct_key_bias_error": float(error["correct", "key bias"]),
+            "undivided_error": float(error["published_fix_undivided", "other tensors"]),
+        }
+    return numbers
+
+
+def plot(frame: pd.DataFrame) -> Figure:
+    """Error against step, a row of panels per optimizer, a column per dtype."""
+    figure, axes = style.panels(2, 3, height=3.1, sharex=True, sharey="col")
+    key_bias = {"color": "#000000", "linestyle": (0, (1, 1)), "label": "correct accumulation, key bias only"}
+    for row, (optimizer, title) in zip(axes, OPTIMIZERS.items(), strict=True):
+        for axis, dtype in zip(row, DTYPES, strict=True):
+            part = frame[(frame["optimizer"] == optimizer) & (frame["dtype"] == dtype)]
+            lowest = frame.loc[(frame["dtype"] == dtype) & (frame["error"] > 0), "error"].min() / 3
+            others = part[part["part"] == "other tensors"]
+            band = others[others["loop"] == "correct"]
+            axis.fill_between(band["step"], lowest, band["tolerance"], **style.NOISE)
+            for loop in LOOPS:
+                line = others[others["loop"] == loop]
+                axis.plot(line["step"], line["error"].clip(lower=lowest), markevery=9, **style.LOOPS[loop])
+            line = part[(part["part"] == "key bias") & (part["loop"] == "correct")]
+            axis.plot(line["step"], line["error"].clip(lower=lowest), **key_bias)
+            axis.set(title=f"{title}, {dtype}", yscale="log")
+    for axis in axes[-1]:
+        axis.set_xlabel("optimizer step")
+    figure.supylabel("distance / displacement of the full-batch run", fontsize=10)
+    style.legend(figure, axes[0, 0], columns=2)
+    return figure

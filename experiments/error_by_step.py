@@ -1,0 +1,101 @@
+"""Claim: correct accumulation differs from the full batch by rounding alone, wrong loops by whole factors.
+
+``python -m experiments error_by_step``
+
+A small GPT on real text, 29 samples in micro-batches of 2 with 4 accumulation steps, so that every epoch ends in a tail
+of 5 samples. Each step starts from the same state in both runs. Shown is the relative error of the gradient that each
+update is made with, over the measured tolerance. Not shown: drift, which is the subject of ``drift``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from experiments import style
+from experiments.bench import Bench, Row
+from harness.check import compare
+from harness.loops import accumulate_samples, early_first_step, published_fix, published_fix_undivided
+from harness.problems import DTYPES, PROBLEMS, Case
+from harness.task import Sizes
+from harness.tolerance import Comparison
+
+SIZES = Sizes(samples=29, micro_batch_size=2, accumulation_steps=4, epochs=3)
+LOOPS = {
+    "correct": accumulate_samples,
+    "published_fix": published_fix,
+    "published_fix_undivided": published_fix_undivided,
+    "early_first_step": early_first_step,
+}
+
+
+def run(bench: Bench) -> pd.DataFrame:
+    """A row for every dtype, loop and optimizer step."""
+    return pd.DataFrame(bench.map(measure, [{"dtype": dtype, "device": bench.device} for dtype in DTYPES]))
+
+
+def measure(dtype: str, device: str) -> list[Row]:
+    """Compare all loops in one dtype."""
+    case = Case(PROBLEMS["gpt-windows"], SIZES, "sgd", dtype, device=device)
+    return [
+        {
+            "dtype": dtype,
+            "loop": loop,
+            "step": step,
+            "window": window,
+            "error": comparison.error(step),
+            "tolerance": tolerance(comparison, step),
+            "ratio": comparison.ratio(step),
+        }
+        for loop, comparison in zip(LOOPS, compare(case, *LOOPS.values()), strict=True)
+        for step, window in enumerate(SIZES.window_lengths())
+    ]
+
+
+def tolerance(comparison: Comparison, step: int) -> float:
+    """The tolerances of all gradients at a step together, relative to the whole gradient."""
+    excesses = [e for e in comparison.excesses if e.step == step and e.kind == "gradient"]
+    return math.hypot(*(e.tolerance for e in excesses)) / math.hypot(*(e.difference.reference for e in excesses))
+
+
+def summarise(frame: pd.DataFrame) -> dict[str, Any]:
+    """By dtype: the largest error of the correct loop, the smallest of a wrong one at the tail, and its ratio."""
+    tail = frame["window"] == frame["window"].min()
+    numbers: dict[str, Any] = {"n": SIZES.samples, "b": SIZES.micro_batch_size, "k": SIZES.accumulation_steps}
+    for dtype, part in frame.groupby("dtype", sort=False):
+        published = part[(part["loop"] == "published_fix") & tail]
+        undivided = part[(part["loop"] == "published_fix_undivided") & ~tail]
+        numbers[str(dtype)] = {
+            "correct_error": float(part.loc[part["loop"] == "correct", "error"].max()),
+            "tolerance": float(part["tolerance"].max()),
+            "published_tail_error": float(published["error"].min()),
+            "published_tail_ratio": float(published["ratio"].mean()),
+            "published_full_error": float(part.loc[(part["loop"] == "published_fix") & ~tail, "error"].max()),
+            "undivided_ratio": float(undivided["ratio"].mean()),
+            "early_first_ratio": float(part.loc[(part["loop"] == "early_first_step"), "ratio"].iloc[0]),
+        }
+    return numbers
+
+
+def plot(frame: pd.DataFrame) -> Figure:
+    """Error against step, a panel per dtype; tails are marked below the axis."""
+    figure, axes = style.panels(1, 3, height=4.2, sharex=True)
+    for axis, dtype in zip(axes[0], DTYPES, strict=True):
+        part = frame[frame["dtype"] == dtype]
+        lowest = part.loc[part["error"] > 0, "error"].min() / 5
+        band = part[part["loop"] == "correct"]
+        axis.fill_between(band["step"], lowest, band["tolerance"], **style.NOISE)
+        for loop in LOOPS:
+            line = part[part["loop"] == loop]
+            axis.plot(line["step"], line["error"].clip(lower=lowest), markersize=5, **style.LOOPS[loop])
+        for step in line.loc[line["window"] == line["window"].min(), "step"]:
+            axis.annotate(
+                "tail", (step, 0), (0, 4), ("data", "axes fraction"), "offset points", ha="center", fontsize=8
+            )
+        axis.set(title=dtype, xlabel="optimizer step", yscale="log")
+    axes[0, 0].set_ylabel("relative error of the gradient")
+    style.legend(figure, axes[0, 0])
+    return figure

@@ -1,0 +1,83 @@
+"""Claim: the published fix handles the tail. True only of data set lengths that N divides; all others show its teeth.
+
+``python -m experiments ragged_lengths``
+
+Data set lengths n = 1 … 3N for micro-batches of 2 and 4 accumulation steps, N = 8, two epochs of a small GPT on real
+text in float64. Shown is the largest relative error of the gradient at any optimizer step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from experiments import style
+from experiments.bench import Bench, Row
+from experiments.error_by_step import LOOPS, tolerance
+from harness.check import compare
+from harness.problems import PROBLEMS, Case
+from harness.task import Sizes
+
+BATCH, STEPS = 2, 4
+N = BATCH * STEPS
+
+
+def run(bench: Bench) -> pd.DataFrame:
+    """A row for every length and loop."""
+    lengths = range(1, 3 * N + 1, 3 if bench.quick else 1)
+    return pd.DataFrame(bench.map(measure, [{"n": n, "device": bench.device} for n in lengths]))
+
+
+def measure(n: int, device: str) -> list[Row]:
+    """Compare all loops at one length."""
+    case = Case(PROBLEMS["gpt-windows"], Sizes(n, BATCH, STEPS), device=device)
+    steps = range(len(case.sizes.window_lengths()))
+    return [
+        {
+            "n": n,
+            "loop": loop,
+            "error": max(comparison.error(pair.step) for pair in comparison.trajectory.pairs),
+            "tolerance": max(tolerance(comparison, step) for step in steps),
+            "verdict": comparison.verdict,
+        }
+        for loop, comparison in zip(LOOPS, compare(case, *LOOPS.values()), strict=True)
+    ]
+
+
+def summarise(frame: pd.DataFrame) -> dict[str, Any]:
+    """For each loop, at how many lengths it is equivalent, and the range of its errors where it is not."""
+    numbers: dict[str, Any] = {"N": N, "b": BATCH, "k": STEPS, "lengths": int(frame["n"].nunique())}
+    for loop, part in frame.groupby("loop", sort=False):
+        equivalent = part["verdict"] == "equivalent"
+        numbers[str(loop)] = {
+            "equivalent_at": part.loc[equivalent, "n"].astype(int).tolist(),
+            "equivalent": int(equivalent.sum()),
+            "largest_error": float(part["error"].max()),
+            "smallest_wrong_error": None if equivalent.all() else float(part.loc[~equivalent, "error"].min()),
+        }
+    return numbers
+
+
+def plot(frame: pd.DataFrame) -> Figure:
+    """Error against length; the lengths that N divides are marked."""
+    figure, axes = style.panels(1, 1, height=4.4)
+    axis = axes[0, 0]
+    lowest = frame.loc[frame["error"] > 0, "error"].min() / 5
+    band = frame[frame["loop"] == "correct"]
+    axis.fill_between(band["n"], lowest, band["tolerance"], **style.NOISE)
+    for loop in LOOPS:
+        line = frame[frame["loop"] == loop]
+        axis.plot(line["n"], line["error"].clip(lower=lowest), markersize=5, **style.LOOPS[loop])
+    multiples = range(N, int(frame["n"].max()) + 1, N)
+    for n in multiples:
+        axis.axvline(n, color="#666666", linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
+    axis.set(
+        xlabel=f"data set length n, in samples (N = {N}: dotted lines at its multiples)",
+        ylabel="largest relative error of the gradient",
+        yscale="log",
+        xticks=range(1, int(frame["n"].max()) + 1, 1),
+    )
+    style.legend(figure, axis)
+    return figure

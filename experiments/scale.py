@@ -1,0 +1,157 @@
+"""Claim: comparing in lockstep costs hardly more than the two runs that it compares.
+
+``python -m experiments scale`` (``--full`` adds GPT-2 small with 124 M parameters)
+
+Wall time of training in lockstep against the two bare loops one after the other, and peak memory against one bare run
+(the larger, with full batches), each in a fresh process, medians of five. Building models and reading data is not
+timed. Memory is the growth of the process's peak resident set over what it held before the models were built.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from experiments import style
+from experiments.bench import Bench, Row
+from harness.data import text_windows
+from harness.lockstep import Run, lockstep
+from harness.loops import accumulate_samples, full_batch
+from harness.models import GPT
+from harness.problems import Case, Problem
+from harness.task import Sizes
+
+BATCH, STEPS, CONTEXT = 2, 4, 64
+KINDS = ("full batch", "accumulation", "lockstep")
+# (GPT size, optimizer, optimizer steps)
+SETTINGS = [
+    *(("1M", "adamw", steps) for steps in (2, 4, 8, 16, 32)),
+    *((size, optimizer, 8) for optimizer in ("adamw", "sgd") for size in ("10k", "100k", "1M", "10M")),
+]
+
+
+def run(bench: Bench) -> pd.DataFrame:
+    """A row for every setting and repetition."""
+    settings, repetitions = list(dict.fromkeys(SETTINGS)), 5
+    if bench.quick:
+        settings, repetitions = [("10k", "adamw", 2)], 1
+    if bench.full:
+        settings += [("124M", "adamw", 2), ("124M", "adamw", 4)]
+    cases = [
+        {"size": size, "optimizer": optimizer, "steps": steps, "kind": kind, "repetition": repetition}
+        for repetition in range(repetitions)
+        for size, optimizer, steps in settings
+        for kind in KINDS
+    ]
+    frame = pd.DataFrame(bench.map(measure, cases, alone=True))
+    wide = frame.pivot_table(index=["size", "parameters", "optimizer", "steps", "repetition"], columns="kind")
+    pair = wide["seconds", "full batch"] + wide["seconds", "accumulation"]
+    ratios = pd.DataFrame(
+        {
+            "pair_seconds": pair,
+            "lockstep_seconds": wide["seconds", "lockstep"],
+            "time_ratio": wide["seconds", "lockstep"] / pair,
+            "bare_megabytes": wide["megabytes", "full batch"],
+            "lockstep_megabytes": wide["megabytes", "lockstep"],
+            "memory_ratio": wide["megabytes", "lockstep"] / wide["megabytes", "full batch"],
+        }
+    )
+    return ratios.reset_index().sort_values(["optimizer", "parameters", "steps", "repetition"])
+
+
+def measure(size: str, optimizer: str, steps: int, kind: str, repetition: int) -> list[Row]:
+    """Time and peak memory of one run, in a process of its own and on all cores."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    warm = _case("10k", optimizer, 1)
+    lockstep(Run(full_batch, warm.full_batch().task()), Run(accumulate_samples, warm.task()))
+    case = _case(size, optimizer, steps)
+    held = _peak_megabytes()
+    tasks = {"full batch": [case.full_batch().task()], "accumulation": [case.task()]}.get(
+        kind, [case.full_batch().task(), case.task()]
+    )
+    started = time.perf_counter()
+    if kind == "lockstep":
+        lockstep(Run(full_batch, tasks[0]), Run(accumulate_samples, tasks[1]))
+    else:
+        {"full batch": full_batch, "accumulation": accumulate_samples}[kind](tasks[0])
+    seconds = time.perf_counter() - started
+    parameters = sum(parameter.numel() for parameter in tasks[0].model.parameters())
+    return [
+        {
+            "size": size,
+            "parameters": parameters,
+            "optimizer": optimizer,
+            "steps": steps,
+            "repetition": repetition,
+            "kind": kind,
+            "seconds": seconds,
+            "megabytes": _peak_megabytes() - held,
+        }
+    ]
+
+
+def _case(size: str, optimizer: str, steps: int) -> Case:
+    context = min(CONTEXT, 32) if size == "10k" else CONTEXT
+    problem = Problem(f"gpt-{size}", partial(GPT, size), partial(text_windows, context=context))
+    sizes = Sizes(BATCH * STEPS * steps, BATCH, STEPS, epochs=1)
+    return Case(problem, sizes, optimizer, "float32")
+
+
+def _peak_megabytes() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def medians(frame: pd.DataFrame) -> pd.DataFrame:
+    """The median repetition of every setting, column by column."""
+    keys = ["size", "parameters", "optimizer", "steps"]
+    return frame.groupby(keys, sort=False).median().drop(columns="repetition").reset_index()
+
+
+def summarise(frame: pd.DataFrame) -> dict[str, Any]:
+    """The ratios of every setting, and the largest of each."""
+    rows = medians(frame).round(3)
+    return {
+        "repetitions": int(frame["repetition"].nunique()),
+        "largest_time_ratio": float(rows["time_ratio"].max()),
+        "largest_memory_ratio": float(rows["memory_ratio"].max()),
+        "settings": rows.to_dict("records"),
+    }
+
+
+def plot(frame: pd.DataFrame) -> Figure:
+    """Both ratios against model size, and against the number of steps."""
+    rows = medians(frame)
+    figure, axes = style.panels(1, 2, height=3.8)
+    looks = {
+        "time_ratio": ("#0072B2", "o", "wall time / both bare runs"),
+        "memory_ratio": ("#D55E00", "s", "peak memory / one bare run"),
+    }
+    for column, (color, marker, label) in looks.items():
+        for optimizer, dash in (("adamw", "-"), ("sgd", "--")):
+            sizes = rows[
+                (rows["steps"] == rows.loc[rows["optimizer"] == optimizer, "steps"].median())
+                & (rows["optimizer"] == optimizer)
+            ]
+            axes[0, 0].plot(
+                sizes["parameters"],
+                sizes[column],
+                color=color,
+                marker=marker,
+                linestyle=dash,
+                label=f"{label}, {optimizer}",
+            )
+        steps = rows[(rows["size"] == rows["size"].iloc[0]) & (rows["optimizer"] == "adamw")]
+        axes[0, 1].plot(steps["steps"], steps[column], color=color, marker=marker)
+    axes[0, 0].set(xlabel="parameters", ylabel="ratio", xscale="log", ylim=(0, None), title="8 optimizer steps")
+    axes[0, 1].set(xlabel="optimizer steps", xscale="log", ylim=(0, None), title="1 M parameters, AdamW")
+    style.legend(figure, axes[0, 0], columns=2)
+    return figure

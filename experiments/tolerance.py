@@ -1,0 +1,123 @@
+"""Claim: a tolerance of 16 times the measured noise floor raises no false alarm and misses no bug.
+
+``python -m experiments tolerance``
+
+At least 1,000 random cases (model, optimizer, dtype, n, b, k, seed). In each, the correct loop and the wrong ones are
+compared with the full batch; recorded is how far the worst tensor lies above its noise floor, in decades. A false alarm
+is a correct loop beyond the tolerance, a missed bug a wrong loop within it that is not called inconclusive. Whether a
+loop is wrong on a case is decided by its contribution matrix, in exact fractions. The floor is also taken from
+permuted or perturbed runs alone, to see what each adds. BatchNorm is left out: no loop is right for it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from experiments import style
+from experiments.bench import Bench, Row
+from harness.contributions import expected, window_mean
+from harness.data import unmasked
+from harness.lockstep import Run, lockstep
+from harness.loops import LOOPS, full_batch
+from harness.problems import DTYPES, OPTIMIZERS, PROBLEMS, Case
+from harness.task import Sizes
+from harness.tolerance import SAFETY, judge, neutral_runs
+
+WRONG = ("published_fix", "published_fix_undivided", "early_first_step", "accumulate_samples", "accumulate_tokens")
+FLOORS = {"all": slice(None), "permuted only": slice(0, None, 2), "perturbed only": slice(1, None, 2)}
+
+
+def run(bench: Bench) -> pd.DataFrame:
+    """A row for every case, loop and way to take the floor."""
+    count = 30 if bench.quick else 1200
+    return pd.DataFrame(bench.map(measure, [{"seed": seed, "device": bench.device} for seed in range(count)]))
+
+
+def random_case(seed: int, device: str = "cpu") -> Case:
+    """The case that a seed stands for; small enough for a thousand of them."""
+    draw = random.Random(seed)
+    batch, steps = draw.randint(1, 3), draw.randint(2, 8)
+    sizes = Sizes(draw.randint(1, 2 * batch * steps), batch, steps, epochs=draw.choice([1, 1, 2]))
+    problem = draw.choice([problem for name, problem in PROBLEMS.items() if name != "cnn-batchnorm"])
+    return Case(problem, sizes, draw.choice([*OPTIMIZERS]), draw.choice([*DTYPES]), seed, device)
+
+
+def measure(seed: int, device: str) -> list[Row]:
+    """Compare all loops on one case; ``above_floor`` is in decades, the verdict is the harness's own."""
+    case = random_case(seed, device)
+    units = None
+    if case.problem.objective == "token":
+        units = [unmasked(targets) for targets in case.dataset().tensors[1]]
+    due = window_mean(case.sizes, units)
+    correct = f"accumulate_{case.problem.objective}s"
+    names = [correct, *(name for name in WRONG if name != correct and expected(name, case.sizes, units) != due)]
+    neutral = neutral_runs(case)
+    trajectories = lockstep(
+        Run(full_batch, case.full_batch().task()), *(Run(LOOPS[n], case.task()) for n in names), *neutral, state=True
+    )
+    rows = []
+    for name, trajectory in zip(names, trajectories[: len(names)], strict=True):
+        for floor, chosen in FLOORS.items():
+            comparison = judge(case, trajectory, trajectories[len(names) :][chosen])
+            rows.append(
+                {
+                    "seed": seed,
+                    "problem": str(case.problem),
+                    "optimizer": case.optimizer,
+                    "dtype": case.dtype,
+                    "n": case.sizes.samples,
+                    "b": case.sizes.micro_batch_size,
+                    "k": case.sizes.accumulation_steps,
+                    "loop": "correct" if name == correct else name,
+                    "floor": floor,
+                    "verdict": comparison.verdict,
+                    "above_floor": min(comparison.margin + math.log10(SAFETY), 99.0),
+                }
+            )
+    return rows
+
+
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """By dtype and way to take the floor: cases, false alarms, missed bugs, and the worst of each kind in decades."""
+    correct = frame["loop"] == "correct"
+    missed = ~correct & (frame["verdict"] == "equivalent")
+    groups = frame.assign(
+        false_alarms=correct & (frame["verdict"] == "diverges"),
+        missed_bugs=missed,
+        inconclusive=frame["verdict"] == "inconclusive",
+        highest_honest=frame["above_floor"].where(correct),
+        lowest_bug=frame["above_floor"].where(~correct),
+        cases=correct,
+        bugs=~correct,
+    ).groupby(["dtype", "floor"], sort=False)
+    sums = groups[["cases", "bugs", "false_alarms", "missed_bugs", "inconclusive"]].sum()
+    return sums.join(groups["highest_honest"].max()).join(groups["lowest_bug"].min()).reset_index()
+
+
+def summarise(frame: pd.DataFrame) -> dict[str, Any]:
+    """The table's rows with the floor from all neutral runs, and the number of cases."""
+    rows = table(frame).query("floor == 'all'").drop(columns="floor").round(2).to_dict("records")
+    return {"safety": SAFETY, "cases": int(frame["seed"].nunique()), **{row.pop("dtype"): row for row in rows}}
+
+
+def plot(frame: pd.DataFrame) -> Figure:
+    """Histograms of decades above the floor, correct and wrong loops, a panel per dtype."""
+    frame = frame[frame["floor"] == "all"]
+    figure, axes = style.panels(1, 3, height=3.8)
+    for axis, dtype in zip(axes[0], DTYPES, strict=True):
+        part = frame[frame["dtype"] == dtype]
+        bins = np.arange(-1.5, max(3.0, part["above_floor"].max()) + 0.5, 0.25)
+        for loop, look in style.LOOPS.items():
+            values = part.loc[part["loop"] == loop, "above_floor"].clip(lower=-1.25)
+            axis.hist(values, bins=bins, color=look["color"], label=look["label"], alpha=0.75)
+        axis.axvline(math.log10(SAFETY), color="black", linewidth=1.2, label=f"tolerance, {SAFETY:.0f} × floor")
+        axis.set(title=dtype, xlabel="decades above the noise floor", yscale="log")
+    axes[0, 0].set_ylabel("cases")
+    style.legend(figure, axes[0, 0])
+    return figure

@@ -1,0 +1,175 @@
+"""Watches the optimizer steps of a loop from outside: final gradients, the update they make, learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimizer step while it happens. Its tensors are the live ones: clone what must outlast the step."""
+
+    step: int
+    optimizer: Optimizer
+    parameters: Tensors
+
+    @property
+    def gradients(self) -> Tensors:
+        """The gradients in the buffers, by parameter name; a missing one reads as zeros, a sparse one as dense."""
+        scale = getattr(self.optimizer, "grad_scale", None)  # set while a fused optimizer is to unscale by itself
+        gradients = {}
+        for name, parameter in self.parameters.items():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()
+            gradient = gradient.to_dense() if gradient.is_sparse else gradient
+            gradients[name] = gradient if scale is None else gradient / scale
+        return gradients
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """One for each parameter group."""
+        return tuple(float(group["lr"]) for group in self.optimizer.param_groups if "lr" in group)
+
+    @property
+    def state(self) -> Tensors:
+        """The optimizer's state tensors, as ``name/key``; on torch's own optimizers scalars such as ``step`` too."""
+        return {
+            f"{name}/{key}": torch.as_tensor(value)
+            for name, parameter in self.parameters.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor | float | int)
+        }
+
+
+@contextmanager
+def watch(
+    model: nn.Module,
+    before: Callable[[Update], object],
+    after: Callable[[Update], object],
+) -> Iterator[None]:
+    """Call ``before`` and ``after`` around every update that any optimizer makes to ``model`` inside the block.
+
+    ``before`` sees the gradients that the update is made with. They are final later than one may think: a step hook of
+    the optimizer may still change them, and a closure computes them inside ``step``. So ``before`` runs after the last
+    hook, and after the closure where there is one (after its first call, where an optimizer such as LBFGS makes
+    several). A step inside another step, as wrappers and subclasses make, is part of the outer one.
+
+    All hooks are gone when the block ends, however it ends. An optimizer without any of the model's parameters is not
+    watched; neither is an update made without ``torch.optim.Optimizer.step``.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    steps = 0
+    current: Update | None = None
+    seen = False
+    handles = ExitStack()
+
+    def see() -> None:
+        nonlocal seen
+        if current is not None and not seen:
+            seen = True
+            before(current)
+
+    def on_step(optimizer: Optimizer, *_: Any) -> None:
+        nonlocal current, seen
+        if current is not None:
+            return
+        parameters = {
+            names[id(parameter)]: parameter
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if id(parameter) in names
+        }
+        if parameters:
+            current, seen = Update(steps, optimizer, parameters), False
+            # Registered now, so that it runs behind every hook that the loop has given its optimizer.
+            handles.callback(optimizer.register_step_pre_hook(on_final_gradients).remove)
+
+    def on_final_gradients(
+        optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if not callable(closure):
+            see()
+            return None
+
+        def watched_closure() -> Any:
+            with torch.enable_grad():
+                loss = closure()
+            see()
+            return loss
+
+        if len(args) > 1:
+            return (args[0], watched_closure, *args[2:]), kwargs
+        return args, {**kwargs, "closure": watched_closure}
+
+    def on_stepped(optimizer: Optimizer, *_: Any) -> None:
+        nonlocal current, steps
+        if current is None or current.optimizer is not optimizer:
+            return
+        see()  # an optimizer that was given a closure and never called it
+        handles.close()
+        update, current = current, None
+        steps += 1
+        after(update)
+
+    with ExitStack() as hooks:
+        hooks.callback(register_optimizer_step_pre_hook(on_step).remove)
+        hooks.callback(register_optimizer_step_post_hook(on_stepped).remove)
+        hooks.callback(handles.close)
+        yield
+
+
+@dataclass
+class Step:
+    """A finished optimizer step, in copies: tensors by parameter name, state by ``name/key``."""
+
+    learning_rates: tuple[float, ...]
+    gradients: Tensors
+    before: Tensors
+    after: Tensors = field(default_factory=dict)
+    state: Tensors = field(default_factory=dict)
+
+
+@contextmanager
+def record(model: nn.Module, *, state: bool = False) -> Iterator[list[Step]]:
+    """Copy every update of ``model`` inside the block; optimizer state only on request.
+
+    Use ``watch`` for large models: this keeps three copies of the model for every step.
+
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    >>> with record(model) as steps:
+    ...     model(torch.ones(1, 1)).sum().backward()
+    ...     optimizer.step()
+    >>> steps[0].gradients["weight"].item(), steps[0].learning_rates
+    (1.0, (0.5,))
+    """
+    steps: list[Step] = []
+
+    def before(update: Update) -> None:
+        steps.append(Step(update.learning_rates, copied(update.gradients), copied(update.parameters)))
+
+    def after(update: Update) -> None:
+        steps[-1].after = copied(update.parameters)
+        if state:
+            steps[-1].state = copied(update.state)
+
+    with watch(model, before, after):
+        yield steps
+
+
+def copied(tensors: Tensors) -> Tensors:
+    """Detached clones, by the same names."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}

@@ -1,0 +1,89 @@
+"""What a check found, as a value and as text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.task import Objective
+from harness.tolerance import Comparison, Verdict, smallest_bug
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verdict on a loop over several sizes; true only if it is equivalent at all of them."""
+
+    loop: str
+    objective: Objective
+    comparisons: tuple[Comparison, ...]
+
+    def __bool__(self) -> bool:
+        return self.verdict == "equivalent"
+
+    @property
+    def verdict(self) -> Verdict:
+        """``diverges`` if the loop does so at any size, else ``inconclusive`` if so at any, else ``equivalent``."""
+        verdicts = {comparison.verdict for comparison in self.comparisons}
+        for verdict in ("diverges", "inconclusive"):
+            if verdict in verdicts:
+                return verdict
+        return "equivalent"
+
+    @property
+    def margin(self) -> float:
+        """Decades between the worst error and its tolerance; above 0 the loop diverges."""
+        return max(comparison.margin for comparison in self.comparisons)
+
+    def __str__(self) -> str:
+        if self.verdict == "equivalent":
+            return (
+                f"{self.loop} is equivalent to full-batch training at {len(self.comparisons)} sizes: "
+                f"the largest error lies {-self.margin:.1f} decades below its tolerance."
+            )
+        head = {
+            "diverges": f"{self.loop} diverges from full-batch training.",
+            "inconclusive": f"{self.loop} cannot be judged: the noise is as large as the smallest bug would be.",
+        }[self.verdict]
+        return "\n".join([head, *(line for c in self.comparisons if c.verdict == self.verdict for line in explain(c))])
+
+
+def explain(comparison: Comparison) -> list[str]:
+    """Lines that state where a comparison fails, smallest facts first; none if it is equivalent.
+
+    Each law is followed by the numbers that break it: ratio, error, tolerance.
+    """
+    case, trajectory = comparison.case, comparison.trajectory
+    lines = []
+    if excess := comparison.first_divergence:
+        difference = excess.difference
+        ratio = comparison.ratio(excess.step)
+        what = (
+            f"the gradient is {ratio:.4g} times the full batch's"
+            if excess.kind == "gradient"
+            else f"the {excess.kind} differs, though no gradient does"
+        )
+        lines += [
+            f"  step {excess.step} ({_window(comparison, excess.step)}): {what}",
+            f"    {excess.kind} of {excess.tensor}: error {difference.error:.2g}, "
+            f"tolerance {excess.relative_tolerance:.2g}, {excess.margin:.1f} decades beyond it",
+        ]
+    if (step := comparison.first_learning_rate) is not None:
+        reference, candidate = trajectory.pairs[step].learning_rates
+        lines.append(f"  step {step}: the learning rate is {list(candidate)}, the full batch's is {list(reference)}")
+    if comparison.steps_differ:
+        lines.append(f"  {trajectory.candidate_steps} optimizer steps were made, {trajectory.reference_steps} are due")
+    if comparison.verdict == "inconclusive":
+        wanted = smallest_bug(case.sizes.accumulation_steps)
+        lines.append(
+            f"  step {comparison.blind_steps[0]}: every gradient's tolerance is above {wanted:.2g}, "
+            "the error of the smallest bug; use a wider dtype"
+        )
+    let = f"  let {case.sizes}: {case.problem} with {case.optimizer} in {case.dtype}, seed {case.seed}"
+    return [let, *lines] if lines else []
+
+
+def _window(comparison: Comparison, step: int) -> str:
+    lengths = comparison.case.sizes.window_lengths()
+    if step >= len(lengths):
+        return "after the last window"
+    epoch = step // (len(lengths) // comparison.case.sizes.epochs)
+    return f"epoch {epoch}, window of {lengths[step]} samples"
