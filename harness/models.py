@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from harness.ambient import RandomStream
 
 
-def seeded(factory: type[nn.Module] | object, seed: int) -> nn.Module:
+def seeded(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
     """Build a model from a seed: two builds from one seed are equal to the bit, and no random stream is moved.
 
     >>> torch.equal(seeded(linear, 0).weight, seeded(linear, 0).weight)
@@ -20,7 +21,7 @@ def seeded(factory: type[nn.Module] | object, seed: int) -> nn.Module:
     """
     if not callable(factory):
         raise TypeError(f"model must be a function that returns a torch.nn.Module, got {factory!r}")
-    with RandomStream.from_seed(seed).active():
+    with RandomStream(seed).active():
         model = factory()
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must return a torch.nn.Module, got {type(model).__name__}")

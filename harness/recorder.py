@@ -71,6 +71,7 @@ def watch(
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     steps = 0
+    stepping: list[Optimizer] = []  # the outermost first
     current: Update | None = None
     seen = False
     handles = ExitStack()
@@ -83,15 +84,16 @@ def watch(
 
     def on_step(optimizer: Optimizer, *_: Any) -> None:
         nonlocal current, seen
-        if current is not None:
-            return
         parameters = {
             names[id(parameter)]: parameter
             for group in optimizer.param_groups
             for parameter in group["params"]
             if id(parameter) in names
         }
-        if parameters:
+        if not parameters:
+            return
+        stepping.append(optimizer)
+        if len(stepping) == 1:
             current, seen = Update(steps, optimizer, parameters), False
             # Registered now, so that it runs behind every hook that the loop has given its optimizer.
             handles.callback(optimizer.register_step_pre_hook(on_final_gradients).remove)
@@ -116,7 +118,10 @@ def watch(
 
     def on_stepped(optimizer: Optimizer, *_: Any) -> None:
         nonlocal current, steps
-        if current is None or current.optimizer is not optimizer:
+        if not stepping or stepping[-1] is not optimizer:
+            return
+        stepping.pop()
+        if current is None or stepping:
             return
         see()  # an optimizer that was given a closure and never called it
         handles.close()

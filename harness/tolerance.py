@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from harness.lockstep import Difference, Kind, Run, Trajectory
+from harness.differences import Difference
+from harness.lockstep import Kind, Run, Trajectory
 from harness.loops import full_batch
 from harness.problems import DTYPES, Case
 from harness.task import Loop, Task
@@ -127,7 +128,7 @@ class Comparison:
     def verdict(self) -> Verdict:
         """``diverges`` when anything lies beyond the tolerance, or steps or learning rates differ; ``inconclusive``
         when at some step noise would have hidden the smallest bug in every gradient; else ``equivalent``."""
-        if self.first_divergence or self.first_learning_rate or self.steps_differ:
+        if self.first_divergence or self.first_learning_rate is not None or self.steps_differ:
             return "diverges"
         return "inconclusive" if self.blind_steps else "equivalent"
 
