@@ -77,6 +77,7 @@ def measure(seed: int, device: str) -> list[Row]:
                     "loop": "correct" if name == correct else name,
                     "floor": floor,
                     "verdict": comparison.verdict,
+                    "error": max(comparison.error(pair.step) for pair in trajectory.pairs),
                     "above_floor": min(comparison.margin + math.log10(SAFETY), 99.0),
                 }
             )
@@ -91,18 +92,20 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
         false_alarms=correct & (frame["verdict"] == "diverges"),
         missed_bugs=missed,
         inconclusive=frame["verdict"] == "inconclusive",
+        smallest_error=frame["error"].where(~correct),
         highest_honest=frame["above_floor"].where(correct),
         lowest_bug=frame["above_floor"].where(~correct),
         cases=correct,
         bugs=~correct,
     ).groupby(["dtype", "floor"], sort=False)
     sums = groups[["cases", "bugs", "false_alarms", "missed_bugs", "inconclusive"]].sum()
-    return sums.join(groups["highest_honest"].max()).join(groups["lowest_bug"].min()).reset_index()
+    worst = groups.agg({"highest_honest": "max", "lowest_bug": "min", "smallest_error": "min"})
+    return sums.join(worst).reset_index()
 
 
 def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     """The table's rows with the floor from all neutral runs, and the number of cases."""
-    rows = table(frame).query("floor == 'all'").drop(columns="floor").round(2).to_dict("records")
+    rows = table(frame).query("floor == 'all'").drop(columns="floor").round(4).to_dict("records")
     return {"safety": SAFETY, "cases": int(frame["seed"].nunique()), **{row.pop("dtype"): row for row in rows}}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.task import Objective
-from harness.tolerance import Comparison, Verdict, smallest_bug
+from harness.tolerance import SMALLEST_BUG, Comparison, Verdict
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,8 @@ def explain(comparison: Comparison) -> list[str]:
     if comparison.steps_differ:
         lines.append(f"  {trajectory.candidate_steps} optimizer steps were made, {trajectory.reference_steps} are due")
     if comparison.verdict == "inconclusive":
-        wanted = smallest_bug(case.sizes.accumulation_steps)
         lines.append(
-            f"  step {comparison.blind_steps[0]}: every gradient's tolerance is above {wanted:.2g}, "
+            f"  step {comparison.blind_steps[0]}: every gradient's tolerance is above {SMALLEST_BUG}, "
             "the error of the smallest bug; use a wider dtype"
         )
     let = f"  let {case.sizes}: {case.problem} with {case.optimizer} in {case.dtype}, seed {case.seed}"

@@ -66,7 +66,7 @@ def test_text_of_an_inconclusive_check():
     assert report.verdict == "inconclusive"
     assert not report
     assert "cannot be judged: the noise is as large as the smallest bug would be." in str(report)
-    assert "every gradient's tolerance is above 0.062, the error of the smallest bug; use a wider dtype" in str(report)
+    assert "every gradient's tolerance is above 0.005, the error of the smallest bug; use a wider dtype" in str(report)
 
 
 def test_a_problem_of_ones_own():

@@ -58,8 +58,7 @@ def diverges_as_predicted(train, case, name):
     step = next(s for s, (row, right) in enumerate(zip(matrix, due, strict=True)) if row != right)
     weight = sum(w * u for w, u in zip(matrix[step], units, strict=True))
     if case.dtype not in PRECISE:
-        # Bfloat16 must not pass an error of a whole window that is as large as it claims to see.
-        assert found.verdict != "equivalent" or abs(weight - 1) < 1 / (2 * case.sizes.accumulation_steps)
+        assert found.verdict != "equivalent"  # inconclusive, if the noise hides the error
         assert found.ratio(step) == pytest.approx(oracle.ratio(step), abs=0.1)
         return
     assert found.trajectory.candidate_steps == len(matrix)
@@ -145,8 +144,9 @@ def test_property_can_fail(name):
         prove(mutant, shrink=False)
 
 
-@settings(max_examples=5)
-@given(cases(ragged_sizes(), problems=[COUPLED], dtypes=PRECISE))
+@settings(max_examples=8)
+@given(cases(ragged_sizes() | even_sizes(), problems=[COUPLED], dtypes=PRECISE))
 def test_no_loop_is_equivalent_under_batchnorm(case):
+    """Unless the whole epoch is one micro-batch."""
     [comparison] = compare(case, accumulate_samples)
-    assert comparison.verdict == "diverges"
+    assert comparison.verdict == ("equivalent" if case.sizes.micro_batches == 1 else "diverges")

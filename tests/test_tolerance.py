@@ -14,7 +14,7 @@ from harness.loops import accumulate_samples, accumulate_tokens, full_batch, pub
 from harness.problems import DTYPES, PROBLEMS, Case
 from harness.strategies import cases, ragged_sizes
 from harness.task import Sizes
-from harness.tolerance import SAFETY, judge, neutral_runs, permuted, perturbed, smallest_bug
+from harness.tolerance import SAFETY, SMALLEST_BUG, judge, neutral_runs, permuted, perturbed
 
 CASE = Case(PROBLEMS["mlp"], Sizes(samples=7, micro_batch_size=1, accumulation_steps=4, epochs=1))
 
@@ -66,19 +66,18 @@ def trajectory(error, *, reference=1.0, rates=((0.1,), (0.1,)), steps=1):
     return Trajectory("reference", "candidate", pairs, steps, steps)
 
 
-@given(st.floats(1e-15, 1e-3), st.floats(1e-16, 10))
+@given(st.floats(1e-15, 1e-4), st.floats(1e-16, 10))
 def test_verdict_follows_from_error_and_noise(noise, error):
-    """k = 4, so that an error of 1/8 must be visible."""
     comparison = judge(CASE, trajectory(error), [trajectory(noise), trajectory(noise / 2)])
     floor = max(noise, torch.finfo(torch.float64).eps)
     assert comparison.verdict == ("diverges" if error > SAFETY * floor else "equivalent")
     assert comparison.margin == pytest.approx(math.log10(error / (SAFETY * floor)))
 
 
-@given(st.floats(0.9, 1.1).map(lambda factor: factor * smallest_bug(4) / SAFETY))
+@given(st.floats(0.9, 1.1).map(lambda factor: factor * SMALLEST_BUG / SAFETY))
 def test_noise_as_large_as_the_smallest_bug_is_inconclusive(noise):
     comparison = judge(CASE, trajectory(0.0, steps=2), [trajectory(noise, steps=2)])
-    blind = SAFETY * noise >= smallest_bug(4)
+    blind = SAFETY * noise >= SMALLEST_BUG
     assert comparison.verdict == ("inconclusive" if blind else "equivalent")
     assert comparison.blind_steps == ([0, 1] if blind else [])
     assert judge(CASE, trajectory(1e3), [trajectory(noise)]).verdict == "diverges"
@@ -97,6 +96,17 @@ def test_a_zero_gradient_is_judged_by_its_noise():
     nothing = {"error": 1.0, "reference": 1e-17}
     assert judge(CASE, trajectory(**nothing), [trajectory(**nothing)]).first_divergence is None
     assert judge(CASE, trajectory(1e9, reference=1e-17), [trajectory(**nothing)]).verdict == "diverges"
+
+
+def test_steps_made_out_of_noise_prove_nothing():
+    """Adam turns a gradient that is all rounding into a step of any size; only a gradient that is seen can vouch."""
+    moved = Difference(1.0, 0.5, 1.0)
+    for reference, verdict in ((1e-17, "inconclusive"), (1.0, "diverges")):
+        noise = trajectory(1e-17 / reference, reference=reference)
+        found = trajectory(1e-17 / reference, reference=reference)
+        found.pairs[0].displacement["w"] = found.pairs[0].state["w/exp_avg"] = moved
+        noise.pairs[0].state["w/exp_avg"] = replace(moved, distance=0.0)
+        assert judge(CASE, found, [noise]).verdict == verdict
 
 
 def test_bfloat16_is_inconclusive_where_noise_hides_the_smallest_bug():
