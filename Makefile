@@ -8,6 +8,7 @@ INSTALLED := $(VENV)/installed
 
 results: $(INSTALLED)
 	$(BIN)/python -m experiments
+	$(BIN)/python -m experiments.notebook
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .

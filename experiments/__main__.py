@@ -46,8 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
             frame = experiment.run(bench)
             numbers = experiment.summarise(frame)
             write(options.results, name, frame, figure=experiment.plot(frame), numbers=numbers, bench=bench)
-            console.print(f"[bold]{name}[/bold] in {time.perf_counter() - started:.0f} s")
-            console.print(numbers)
+            console.print(
+                f"[bold]{name}[/bold] ({time.perf_counter() - started:.0f} s): {numbers['finding']}", highlight=False
+            )
     shutil.rmtree(options.results / "partial", ignore_errors=True)
     return 0
 

@@ -1,7 +1,10 @@
 """What worker processes import once, before they are forked."""
 
-import experiments.drift
-import experiments.error_by_step
-import experiments.ragged_lengths
-import experiments.scale
-import experiments.tolerance  # noqa: F401
+import importlib
+
+from experiments import NAMES
+
+for name in NAMES:
+    importlib.import_module(f"experiments.{name}")
+# Torch imports it with the first optimizer, which would cost every process a second.
+importlib.import_module("torch._dynamo")

@@ -57,6 +57,10 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
             "largest_error": float(part["error"].max()),
             "smallest_wrong_error": None if equivalent.all() else float(part.loc[~equivalent, "error"].min()),
         }
+    numbers["finding"] = (
+        f"of {numbers['lengths']} lengths the correct loop is equivalent at {numbers['correct']['equivalent']}, "
+        f"the published fix at {numbers['published_fix']['equivalent_at']}"
+    )
     return numbers
 
 
@@ -69,10 +73,12 @@ def plot(frame: pd.DataFrame) -> Figure:
     axis.fill_between(band["n"], lowest, band["tolerance"], **style.NOISE)
     for loop in LOOPS:
         line = frame[frame["loop"] == loop]
-        axis.plot(line["n"], line["error"].clip(lower=lowest), markersize=5, **style.LOOPS[loop])
+        axis.plot(
+            line["n"], line["error"].clip(lower=lowest), markersize=9 if loop == "correct" else 5, **style.LOOPS[loop]
+        )
     multiples = range(N, int(frame["n"].max()) + 1, N)
     for n in multiples:
-        axis.axvline(n, color="#666666", linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
+        axis.axvline(n, color="#333333", linewidth=1.2, linestyle=(0, (2, 2)), zorder=0)
     axis.set(
         xlabel=f"data set length n, in samples (N = {N}: dotted lines at its multiples)",
         ylabel="largest relative error of the gradient",

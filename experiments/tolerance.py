@@ -15,7 +15,6 @@ import math
 import random
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -105,22 +104,40 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 
 def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     """The table's rows with the floor from all neutral runs, and the number of cases."""
-    rows = table(frame).query("floor == 'all'").drop(columns="floor").round(4).to_dict("records")
-    return {"safety": SAFETY, "cases": int(frame["seed"].nunique()), **{row.pop("dtype"): row for row in rows}}
+    frame = frame[frame["floor"] == "all"]
+    rows = table(frame).drop(columns="floor").round(4).to_dict("records")
+    numbers: dict[str, Any] = {str(row.pop("dtype")): row for row in rows}
+    false_alarms, missed = (sum(row[key] for row in rows) for key in ("false_alarms", "missed_bugs"))
+    finding = (
+        f"{len(frame)} verdicts on {frame['seed'].nunique()} cases: {false_alarms} false alarms, {missed} missed bugs"
+    )
+    return {"finding": finding, "safety": SAFETY, "cases": int(frame["seed"].nunique()), **numbers}
 
 
 def plot(frame: pd.DataFrame) -> Figure:
-    """Histograms of decades above the floor, correct and wrong loops, a panel per dtype."""
+    """Decades above the floor, a dot for every case, a row for every loop, a panel per dtype."""
     frame = frame[frame["floor"] == "all"]
-    figure, axes = style.panels(1, 3, height=3.8)
+    figure, axes = style.panels(1, 3, height=3.6, sharey=True)
     for axis, dtype in zip(axes[0], DTYPES, strict=True):
         part = frame[frame["dtype"] == dtype]
-        bins = np.arange(-1.5, max(3.0, part["above_floor"].max()) + 0.5, 0.25)
-        for loop, look in style.LOOPS.items():
-            values = part.loc[part["loop"] == loop, "above_floor"].clip(lower=-1.25)
-            axis.hist(values, bins=bins, color=look["color"], label=look["label"], alpha=0.75)
-        axis.axvline(math.log10(SAFETY), color="black", linewidth=1.2, label=f"tolerance, {SAFETY:.0f} × floor")
-        axis.set(title=dtype, xlabel="decades above the noise floor", yscale="log")
-    axes[0, 0].set_ylabel("cases")
-    style.legend(figure, axes[0, 0])
+        for row, (loop, look) in enumerate(style.LOOPS.items()):
+            dots = part[part["loop"] == loop]
+            scatter = (dots["seed"] * 0.6180339887) % 1 - 0.5  # the same for every run, and even
+            axis.plot(
+                dots["above_floor"].clip(lower=-1.5),
+                row + 0.6 * scatter,
+                ".",
+                rasterized=True,
+                color=look["color"],
+                markersize=4,
+                alpha=0.5,
+            )
+        axis.axvline(math.log10(SAFETY), color="black", linewidth=1.2)
+        axis.annotate(
+            "tolerance", (math.log10(SAFETY), -0.75), (4, 0), textcoords="offset points", fontsize=8, va="center"
+        )
+        axis.set(title=dtype, xlim=(-1.9, max(3.2, part["above_floor"].max() + 0.5)))
+    figure.supxlabel("worst distance in decades above its noise floor (exact agreement: left edge)", fontsize=10)
+    axes[0, 0].set_yticks(range(len(style.LOOPS)), [look["label"] for look in style.LOOPS.values()])
+    axes[0, 0].set_ylim(len(style.LOOPS) - 0.5, -1)
     return figure

@@ -131,21 +131,24 @@ class Comparison:
         return "inconclusive" if self.blind_steps else "equivalent"
 
     @cached_property
+    def evidence(self) -> tuple[Excess, ...]:
+        """What counts: all gradients, and displacements and state where the tensor's gradient shows more than noise.
+
+        Out of a gradient that is rounding Adam makes steps as large as any other; they prove nothing.
+        """
+        seen = {(e.step, e.tensor) for e in self.excesses if e.kind == "gradient" and e.sees_bugs}
+        return tuple(e for e in self.excesses if e.kind == "gradient" or (e.step, e.tensor.split("/")[0]) in seen)
+
+    @cached_property
     def margin(self) -> float:
         """The largest margin of any tensor at any step, in decades."""
-        return max((excess.margin for excess in self.excesses), default=-math.inf)
+        return max((excess.margin for excess in self.evidence), default=-math.inf)
 
     @cached_property
     def first_divergence(self) -> Excess | None:
         """At the first step that diverges, the gradient (else displacement, else state) with the largest margin."""
         kinds = get_args(Kind)
-        seeing = {(e.step, e.tensor) for e in self.excesses if e.kind == "gradient" and e.sees_bugs}
-        beyond = [
-            e
-            for e in self.excesses
-            # Out of a gradient that is noise Adam makes a step of any size: it proves nothing.
-            if e.margin > 0 and (e.kind == "gradient" or (e.step, e.tensor.split("/")[0]) in seeing)
-        ]
+        beyond = (excess for excess in self.evidence if excess.margin > 0)
         return min(beyond, key=lambda e: (e.step, kinds.index(e.kind), -e.margin), default=None)
 
     @cached_property

@@ -1,0 +1,63 @@
+"""The post: no number in its prose that is not read from the results, and none that has gone stale."""
+
+import copy
+import json
+import re
+
+import jupytext
+import nbformat
+import pytest
+
+from experiments.notebook import SCRIPT, fill, filled_notebook
+from experiments.results import RESULTS
+
+SUMMARY = json.loads((RESULTS / "summary.json").read_text())
+
+
+def prose(notebook):
+    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def matches(notebook, summary):
+    return prose(notebook) == prose(filled_notebook(SCRIPT, summary))
+
+
+def committed():
+    return nbformat.read(SCRIPT.with_suffix(".ipynb"), as_version=4)
+
+
+def test_the_notebook_says_what_the_results_say():
+    assert matches(committed(), SUMMARY)
+
+
+def test_a_stale_number_is_noticed():
+    changed = copy.deepcopy(SUMMARY)
+    changed["drift"]["steps"] += 1
+    assert not matches(committed(), changed)
+
+
+def test_all_numbers_in_the_prose_come_from_the_results():
+    for cell in prose(jupytext.read(SCRIPT)):
+        text = re.sub(
+            r"\{\{.*?\}\}|`[^`]*`|\]\([^)]*\)|\b(?:float|bfloat)\d+\b|\b20\d\d\b|&nbsp;", " ", cell, flags=re.S
+        )
+        assert not re.search(r"\d", text), re.search(r".*\d.*", text)[0]
+
+
+def test_the_notebook_has_run():
+    notebook = committed()
+    nbformat.validate(notebook)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    figures = [output for output in outputs if "image/svg+xml" in output.get("data", {})]
+    text = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert len(figures) == 4
+    assert "def accumulate_tokens(task: Task) -> None:" in text
+    assert "published_fix diverges from full-batch training." in text
+
+
+def test_missing_numbers_are_named():
+    with pytest.raises(
+        KeyError, match="summary.json has no 'drift.speed': run the experiments again, or mend the prose"
+    ):
+        fill("{{ drift.speed }}", {"drift": {}})
