@@ -63,9 +63,9 @@ def tolerance(comparison: Comparison, step: int) -> float:
 
 def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     """By dtype: the largest error of the correct loop, the smallest of a wrong one at the tail, and its ratio."""
-    tail = frame["window"] == frame["window"].min()
     numbers: dict[str, Any] = {"n": SIZES.samples, "b": SIZES.micro_batch_size, "k": SIZES.accumulation_steps}
     for dtype, part in frame.groupby("dtype", sort=False):
+        tail = part["window"] == part["window"].min()
         published = part[(part["loop"] == "published_fix") & tail]
         undivided = part[(part["loop"] == "published_fix_undivided") & ~tail]
         numbers[str(dtype)] = {

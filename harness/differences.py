@@ -74,6 +74,7 @@ class Packed:
         small = [tensors[name].reshape(-1) for name in self._small_names]
         if any(tensor.device != self._device for tensor in small):  # some optimizers count their steps on the CPU
             small = [tensor.to(self._device) for tensor in small]
+        self._large = [tensors[name].reshape(-1) for name in self._large_names]
         self._small = torch.cat(small).double() if small else torch.zeros(0, dtype=torch.float64, device=self._device)
 
     @property
@@ -86,15 +87,18 @@ class Packed:
         """‖tensor‖, or ‖tensor − other‖, in the order of ``names``."""
         values = self._small if minus is None else self._small - minus._small
         sums = torch.zeros(len(self._small_names), dtype=values.dtype, device=values.device)
-        squares = [sums.index_add_(0, self._owner, values * values)]
-        for name in self._large_names:
-            values = self._tensors[name].reshape(-1)
-            values = values if minus is None else values - minus._tensors[name].reshape(-1)
-            # Norms of large float32 tensors are taken in float32: to widen them costs more than the difference.
-            values = values if values.dtype in (torch.float32, torch.float64) else values.float()
-            squares.append(torch.dot(values, values).double()[None])
-        return [math.sqrt(square) for square in torch.cat(squares).tolist()]
+        squares = sums.index_add_(0, self._owner, values * values).tolist()
+        if self._large:
+            large = self._large if minus is None else map(torch.sub, self._large, minus._large)
+            squares += torch.stack([_square(tensor) for tensor in large]).tolist()
+        return [math.sqrt(square) for square in squares]
 
     def differences(self, *norms: list[float]) -> Differences:
         """One ``Difference`` per name, from its fields' norms."""
         return {name: Difference(*values) for name, values in zip(self.names, zip(*norms, strict=True), strict=True)}
+
+
+def _square(tensor: Tensor) -> Tensor:
+    # Float32 stays as it is: to widen large tensors costs more than the difference.
+    wide = tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+    return torch.dot(wide, wide)

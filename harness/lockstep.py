@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -138,27 +138,36 @@ class _Runner:
         """Let the run go on to its next pause, or to its end; does nothing once it has ended."""
         if not self.running:
             return
-        caller, dtype = Modes.current(), torch.get_default_dtype()
-        self._stream.resume()
-        self._modes.resume()
-        torch.set_default_dtype(self._dtype)
         try:
-            self._greenlet.switch()
+            with self._active():
+                self._greenlet.switch()
         except (Exception, SystemExit) as error:
             raise LoopError(
                 f"{self} raised {type(error).__name__} after {self.steps} optimizer steps: {error}"
             ) from error
         finally:
             self.running = not self._greenlet.dead
+
+    def cancel(self) -> None:
+        """Unwind the run from its pause, as if the step had raised GreenletExit; what that raises in turn is moot."""
+        if self._greenlet and not self._greenlet.dead:
+            with self._active(), suppress(Exception):
+                self._greenlet.throw()
+
+    @contextmanager
+    def _active(self) -> Iterator[None]:
+        """The run's own random stream, modes and default dtype while it moves, the caller's again afterwards."""
+        caller, dtype = Modes.current(), torch.get_default_dtype()
+        self._stream.resume()
+        self._modes.resume()
+        torch.set_default_dtype(self._dtype)
+        try:
+            yield
+        finally:
             self._stream.pause()
             self._modes, self._dtype = Modes.current(), torch.get_default_dtype()
             caller.resume()
             torch.set_default_dtype(dtype)
-
-    def cancel(self) -> None:
-        """Unwind the run from its pause, as if the step had raised GreenletExit."""
-        while self._greenlet and not self._greenlet.dead:
-            self._greenlet.throw()
 
     def before(self, update: Update) -> None:
         """Pause with the gradients that the update is made with."""
@@ -247,6 +256,8 @@ def _take_over(lead: _Runner, follower: _Runner) -> None:
         )
     pairs = []
     for name, parameter in follower.update.parameters.items():
+        if name not in lead.update.parameters:
+            continue
         pairs.append((parameter.detach(), lead.update.parameters[name].detach()))
         theirs, own = source.state.get(lead.update.parameters[name], {}), target.state[parameter]
         for key, value in theirs.items():

@@ -85,4 +85,4 @@ def _window(comparison: Comparison, step: int) -> str:
     if step >= len(lengths):
         return "after the last window"
     epoch = step // (len(lengths) // comparison.case.sizes.epochs)
-    return f"epoch {epoch}, window of {lengths[step]} samples"
+    return f"epoch {epoch}, window of {lengths[step]} sample{'s' * (lengths[step] != 1)}"

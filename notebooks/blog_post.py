@@ -43,6 +43,17 @@ from IPython.display import SVG, display
 display(SVG("../results/figures/tolerance.svg"))
 
 # %% [markdown]
+# Both kinds of neutral runs are needed. A floor from permuted runs alone is too low where a window holds few samples, one
+# from perturbed runs alone where rounding depends on the order:
+
+# %% tags=["hide-input"]
+import pandas as pd
+
+from experiments.tolerance import table
+
+display(table(pd.read_csv("../results/data/tolerance.csv")).round(4))
+
+# %% [markdown]
 # ## One step at a time
 #
 # Here are {{ error_by_step.n }} samples in micro-batches of {{ error_by_step.b }}, with {{ error_by_step.k }}

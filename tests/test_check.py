@@ -37,7 +37,7 @@ def test_text_of_a_divergence():
         [
             "published_fix diverges from full-batch training.",
             "  let n=3, b=1, k=2, epochs=2: mlp with sgd in float64, seed 0",
-            "  step 1 (epoch 0, window of 1 samples): the gradient is 0.5 times the full batch's",
+            "  step 1 (epoch 0, window of 1 sample): the gradient is 0.5 times the full batch's",
             "    gradient of 1.bias: error 0.5, tolerance 3.6e-15, 14.1 decades beyond it",
         ]
     )

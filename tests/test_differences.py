@@ -33,6 +33,12 @@ def test_what_only_one_side_has():
     assert theirs.norms(ours) == pytest.approx([2, 2 * math.sqrt(5000)])
 
 
+def test_dtypes_may_be_mixed():
+    tensors = [torch.ones(5000, dtype=d) for d in (torch.float32, torch.float64, torch.bfloat16, torch.int64)]
+    packed = Packed({str(i): tensor for i, tensor in enumerate([*tensors, torch.ones(4, dtype=torch.int64)])})
+    assert packed.norms() == pytest.approx([2.0] + [math.sqrt(5000)] * 4)
+
+
 def test_numbers_too_small_to_square_in_float32():
     tiny = Packed({"bias": torch.full((4,), 1e-30)})
     assert tiny.norms() == pytest.approx([2e-30])

@@ -282,6 +282,29 @@ def test_paused_runs_are_unwound_and_freed():
     assert [ref() for ref in models_alive] == [None, None]
 
 
+def test_runs_that_unwind_badly_do_no_harm():
+    def refuses(task):
+        for _ in range(3):
+            try:
+                accumulate_samples(task)
+            except BaseException:
+                continue
+
+    def cleans_up_badly(task):
+        with torch.no_grad():
+            try:
+                task.optimizer.step()
+            finally:
+                raise OSError
+
+    with torch.no_grad(), pytest.raises(LoopError, match="raises raised KeyError"):
+        lockstep(*(Run(train, CASE.task()) for train in (accumulate_samples, raises, refuses)))
+    with torch.no_grad():
+        with pytest.raises(LoopError, match="raises raised KeyError"):
+            lockstep(*(Run(train, CASE.task()) for train in (accumulate_samples, raises, cleans_up_badly)))
+        assert not torch.is_grad_enabled()
+
+
 def test_modes_of_one_run_do_not_reach_another():
     def steps_inside_autocast(task):
         with torch.autocast("cpu", torch.bfloat16, enabled=False), torch.no_grad():

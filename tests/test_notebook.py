@@ -58,6 +58,6 @@ def test_the_notebook_has_run():
 
 def test_missing_numbers_are_named():
     with pytest.raises(
-        KeyError, match="summary.json has no 'drift.speed': run the experiments again, or mend the prose"
+        KeyError, match=r"summary\.json has no 'drift\.speed': run the experiments again, or mend the prose"
     ):
         fill("{{ drift.speed }}", {"drift": {}})
