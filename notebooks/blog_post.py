@@ -20,7 +20,11 @@
 # `help()` prints. Everything here is made again by `make results`; every number in the prose is read from its results.
 
 # %% tags=["hide-input"]
+import sys
+
 from IPython.display import SVG, display
+
+sys.path.insert(0, "..")  # the experiments lie beside this folder
 
 # %% [markdown]
 # ## Rounding or bug? First measure the noise
