@@ -90,22 +90,13 @@ def plot(frame: pd.DataFrame) -> Figure:
     figure, axes = style.panels(1, 3, height=4.2, sharex=True)
     for axis, dtype in zip(axes[0], DTYPES, strict=True):
         part = frame[frame["dtype"] == dtype]
-        lowest = part.loc[part["error"] > 0, "error"].min() / 5
-        band = part[part["loop"] == "correct"]
-        axis.fill_between(band["step"], lowest, band["tolerance"], **style.NOISE)
-        for loop in LOOPS:
-            line = part[part["loop"] == loop]
-            axis.plot(
-                line["step"],
-                line["error"].clip(lower=lowest),
-                markersize=9 if loop == "correct" else 5,
-                **style.LOOPS[loop],
-            )
+        style.lines(axis, part, "step", LOOPS)
+        line = part[part["loop"] == "correct"]
         for step in line.loc[line["window"] == line["window"].min(), "step"]:
             axis.annotate(
                 "tail", (step, 0), (0, 4), ("data", "axes fraction"), "offset points", ha="center", fontsize=8
             )
-        axis.set(title=dtype, xlabel="optimizer step", yscale="log", xticks=range(0, len(band), 2))
+        axis.set(title=dtype, xlabel="optimizer step", xticks=range(0, len(line), 2))
     axes[0, 0].set_ylabel("relative error of the gradient")
     style.legend(figure, axes[0, 0])
     return figure

@@ -68,21 +68,13 @@ def plot(frame: pd.DataFrame) -> Figure:
     """Error against length; the lengths that N divides are marked."""
     figure, axes = style.panels(1, 1, height=4.4)
     axis = axes[0, 0]
-    lowest = frame.loc[frame["error"] > 0, "error"].min() / 5
-    band = frame[frame["loop"] == "correct"]
-    axis.fill_between(band["n"], lowest, band["tolerance"], **style.NOISE)
-    for loop in LOOPS:
-        line = frame[frame["loop"] == loop]
-        axis.plot(
-            line["n"], line["error"].clip(lower=lowest), markersize=9 if loop == "correct" else 5, **style.LOOPS[loop]
-        )
+    style.lines(axis, frame, "n", LOOPS)
     multiples = range(N, int(frame["n"].max()) + 1, N)
     for n in multiples:
         axis.axvline(n, color="#333333", linewidth=1.2, linestyle=(0, (2, 2)), zorder=0)
     axis.set(
         xlabel=f"data set length n, in samples (N = {N}: dotted lines at its multiples)",
         ylabel="largest relative error of the gradient",
-        yscale="log",
         xticks=range(1, int(frame["n"].max()) + 1, 1),
     )
     style.legend(figure, axis)

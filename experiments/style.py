@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -38,6 +40,18 @@ def panels(rows: int, columns: int, *, width: float = 9.0, height: float = 3.4, 
         axis.grid(True, which="major", color="#dddddd", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def lines(axis: Axes, frame: pd.DataFrame, x: str, loops: Iterable[str]) -> None:
+    """Error against ``x`` for each loop, over the band of the tolerance; an error of 0 is drawn at the lower edge."""
+    lowest = frame.loc[frame["error"] > 0, "error"].min() / 5
+    band = frame[frame["loop"] == "correct"]
+    axis.fill_between(band[x], lowest, band["tolerance"], **NOISE)
+    for loop in loops:
+        line = frame[frame["loop"] == loop]
+        size = 9 if loop == "correct" else 5  # others lie on top of it where they are right
+        axis.plot(line[x], line["error"].clip(lower=lowest), markersize=size, **LOOPS[loop])
+    axis.set_yscale("log")
 
 
 def legend(figure: Figure, axis: Axes, *, columns: int = 3) -> None:

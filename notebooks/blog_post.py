@@ -13,7 +13,7 @@
 # with a batch of *N = b · k* samples. It is a good claim, since it can be tested: train two identical models, one with
 # batches of N, one with micro-batches, and compare them at every optimizer step.
 #
-# We did, for the correct loop and for three that are in print. One is the fix that an article of 2025 recommends
+# We did, for the correct loop and for three that are in print or follow from it. One is the fix that an article of 2025 recommends
 # ("LLMs-from-scratch项目中梯度累积的正确实现方式"), and that
 # [the book's own code](https://github.com/rasbt/LLMs-from-scratch/pull/300) has had since 2024: step when
 # `(batch_idx + 1) % k == 0 or (batch_idx + 1) == len(loader)`. The model is a small GPT, the text is what Python's own
@@ -82,7 +82,7 @@ display(SVG("../results/figures/error_by_step.svg"))
 # %% [markdown]
 # ## The teeth
 #
-# Why did nobody notice? Because test sets divide evenly. This is the same comparison for every data set length from one
+# Why did nobody notice? One reason: test sets divide evenly. This is the same comparison for every data set length from one
 # sample to three full batches of {{ ragged_lengths.N }}.
 
 # %% tags=["hide-input"]

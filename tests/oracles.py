@@ -1,4 +1,4 @@
-"""A loop that does what a contribution matrix says, sample by sample: the oracle that all other loops are held to."""
+"""Loops that only tests need: the oracle, which does what a contribution matrix says, and a bug."""
 
 from harness.data import unmasked
 
@@ -25,3 +25,14 @@ def weighted(matrix, units):
             task.scheduler.step()
 
     return weighted_loop
+
+
+def drops_tail(task):
+    """Steps after every k-th micro-batch only: a short last window never contributes to its own epoch."""
+    for _ in range(task.epochs):
+        for batch_idx, (inputs, targets) in enumerate(task.loader):
+            (task.loss_fn(task.model(inputs), targets) / task.accumulation_steps).backward()
+            if (batch_idx + 1) % task.accumulation_steps == 0:
+                task.optimizer.step()
+                task.optimizer.zero_grad()
+                task.scheduler.step()

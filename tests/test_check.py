@@ -10,6 +10,7 @@ from torch.utils.data import TensorDataset
 from harness import LoopError, Problem, Sizes, check_equivalence
 from harness.loops import accumulate_samples, accumulate_tokens, early_first_step, published_fix
 from harness.problems import PROBLEMS
+from tests.oracles import drops_tail
 
 SIZES = (Sizes(samples=3, accumulation_steps=2), Sizes(samples=4, accumulation_steps=2))
 
@@ -104,15 +105,6 @@ def test_loops_that_do_not_repeat_themselves():
 
 def test_loops_that_drop_a_short_epoch_still_diverge():
     """Not a single step at n < N is a finding; a loop that never steps at any size is an error."""
-
-    def drops_tail(task):
-        for _ in range(task.epochs):
-            for batch_idx, (inputs, targets) in enumerate(task.loader):
-                (task.loss_fn(task.model(inputs), targets) / task.accumulation_steps).backward()
-                if (batch_idx + 1) % task.accumulation_steps == 0:
-                    task.optimizer.step()
-                    task.optimizer.zero_grad()
-                    task.scheduler.step()
 
     report = check(drops_tail, sizes=[Sizes(samples=1, accumulation_steps=2), SIZES[1]])
     assert report.verdict == "diverges"
