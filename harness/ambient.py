@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,12 +64,16 @@ class RandomStream:
 
 
 class Modes:
-    """Torch's settings of the thread: whether gradients are recorded, and autocast. Starts as a new thread does."""
+    """What a loop may switch on for itself, and must not switch on for others: torch's modes, warnings, output.
+
+    ``Modes()`` is what a new run starts with: gradients recorded, no autocast, all else as it is.
+    """
 
     def __init__(self) -> None:
         self._grad = True
         self._autocast = {device: (False, torch.get_autocast_dtype(device)) for device in ("cpu", "cuda")}
         self._nesting = 0
+        self._settings = _settings()
 
     @classmethod
     def current(cls) -> Modes:
@@ -92,6 +97,39 @@ class Modes:
             torch.autocast_decrement_nesting()
         for _ in range(self._nesting - _autocast_nesting()):
             torch.autocast_increment_nesting()
+        for (_, put), value, now in zip(_SETTINGS, self._settings, _settings(), strict=True):
+            if value != now:
+                put(value)
+
+
+def _put_warnings(value: tuple[Any, ...]) -> None:
+    setattr(warnings, "filters", list(value[0]))  # noqa: B010 - as catch_warnings does, which type stubs do not know
+    warnings.showwarning = value[1]
+    getattr(warnings, "_filters_mutated", lambda: None)()
+
+
+_SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (
+        lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+        lambda value: torch.set_anomaly_enabled(*value),
+    ),
+    (
+        lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+        lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
+    ),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
+    (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
+    (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp),
+    (lambda: (tuple(warnings.filters), warnings.showwarning), _put_warnings),
+    (lambda: sys.stdout, lambda value: setattr(sys, "stdout", value)),
+    (lambda: sys.stderr, lambda value: setattr(sys, "stderr", value)),
+]
+
+
+def _settings() -> list[Any]:
+    return [get() for get, _ in _SETTINGS]
 
 
 def _autocast_nesting() -> int:
@@ -102,7 +140,7 @@ def _autocast_nesting() -> int:
 
 @contextmanager
 def preserved() -> Iterator[None]:
-    """Undo, when the block ends, what it did to random streams, default dtype, thread count and environment.
+    """Undo, when the block ends, what it did to random streams, modes, default dtype, threads and environment.
 
     >>> with preserved():
     ...     torch.set_default_dtype(torch.float64)
@@ -114,7 +152,7 @@ def preserved() -> Iterator[None]:
     numpy = sys.modules.get("numpy")
     generator = numpy.random.get_bit_generator() if numpy else None
     position = generator.state if generator else None
-    dtype, threads, environment = torch.get_default_dtype(), torch.get_num_threads(), dict(os.environ)
+    modes, threads, environment = Modes.current(), torch.get_num_threads(), dict(os.environ)
     try:
         yield
     finally:
@@ -125,7 +163,7 @@ def preserved() -> Iterator[None]:
         if numpy and generator:
             numpy.random.set_bit_generator(generator)
             generator.state = position
-        torch.set_default_dtype(dtype)
+        modes.resume()
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         if dict(os.environ) != environment:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from harness.lockstep import Run, lockstep
 from harness.loops import full_batch
 from harness.problems import PROBLEMS, Case, Problem
@@ -9,13 +11,15 @@ from harness.report import Report
 from harness.task import OBJECTIVES, Loop, LoopError, Objective, Sizes, name_of
 from harness.tolerance import Comparison, judge, neutral_runs
 
-# Tails of 3 in 4 and of 5 to 7 in 8 micro-batches, a short last micro-batch, n < N, an even length; 2 and 3 epochs.
+# Tails of 3 in 4 and of 5 to 7 in 8 micro-batches, a short last micro-batch in a tail and in a full window,
+# n < N, an even length; 2 and 3 epochs.
 DEFAULT_SIZES = (
     Sizes(samples=7, micro_batch_size=1, accumulation_steps=4),
     Sizes(samples=11, micro_batch_size=2, accumulation_steps=4, epochs=3),
     Sizes(samples=13, micro_batch_size=1, accumulation_steps=8),
     Sizes(samples=15, micro_batch_size=1, accumulation_steps=8),
     Sizes(samples=5, micro_batch_size=2, accumulation_steps=4),
+    Sizes(samples=7, micro_batch_size=2, accumulation_steps=4),
     Sizes(samples=12, micro_batch_size=2, accumulation_steps=3),
 )
 
@@ -39,6 +43,11 @@ def compare(
     >>> [comparison.verdict for comparison in compare(case, accumulate_tokens, published_fix_undivided)]
     ['equivalent', 'diverges']
     """
+    if any(not torch.equal(*pair) for pair in zip(case.dataset().tensors, case.dataset().tensors, strict=True)):
+        raise ValueError(
+            f"data({case.sizes.samples}, {case.seed}) returns other samples at every call: "
+            "draw them from a generator that is seeded with its second argument"
+        )
     neutral = neutral_runs(case, reference)
     trajectories = lockstep(
         Run(reference, case.full_batch().task()),
@@ -57,6 +66,7 @@ def check_equivalence(
     *,
     objective: Objective = "sample",
     problem: Problem | None = None,
+    reference: Loop = full_batch,
     sizes: tuple[Sizes, ...] | list[Sizes] = DEFAULT_SIZES,
     optimizer: str = "sgd",
     dtype: str = "float64",
@@ -68,6 +78,9 @@ def check_equivalence(
     Without a ``problem`` of your own a small GPT on the interpreter's help text is trained: on windows of equal length
     for the ``sample`` objective, on lines of unequal length for ``token``. Do not use it with dropout switched on: the
     two runs then draw different masks.
+
+    A loop that clips its gradients once per optimizer step differs from the plain full batch, and rightly so: compare
+    it with itself without accumulation, ``reference=train``.
 
     Returns a report that is true only if the verdict is ``equivalent``; ``str(report)`` explains it.
 
@@ -86,8 +99,8 @@ def check_equivalence(
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective must be 'sample' or 'token', got {objective!r}")
-    if not sizes:
-        raise ValueError("sizes must hold at least one harness.Sizes, got none")
+    if isinstance(sizes, Sizes) or not sizes or not all(isinstance(size, Sizes) for size in sizes):
+        raise ValueError(f"sizes must be a list of at least one harness.Sizes, got {sizes!r}")
     if problem is None:
         problem = PROBLEMS["gpt-windows" if objective == "sample" else "gpt-lines"]
     if problem.objective != objective:
@@ -96,7 +109,9 @@ def check_equivalence(
         )
     comparisons = []
     for size in sizes:
-        comparison, repeated = compare(Case(problem, size, optimizer, dtype, seed, device), train, train)
+        comparison, repeated = compare(
+            Case(problem, size, optimizer, dtype, seed, device), train, train, reference=reference
+        )
         if not _repeats(comparison, repeated):
             raise LoopError(
                 f"{name_of(train)} does not repeat itself under one seed: draw from torch's or Python's "

@@ -35,10 +35,11 @@ Kind = Literal["gradient", "displacement", "state"]
 
 @dataclass(frozen=True)
 class StepPair:
-    """One optimizer step of the reference and of a candidate; learning rates as (reference, candidate)."""
+    """One optimizer step of the reference and of a candidate; learning rates as (reference, candidate), by
+    parameter name."""
 
     step: int
-    learning_rates: tuple[tuple[float, ...], tuple[float, ...]]
+    learning_rates: tuple[dict[str, float], dict[str, float]]
     gradient: Differences
     displacement: Differences = field(default_factory=dict)
     state: Differences = field(default_factory=dict)
@@ -73,10 +74,11 @@ def lockstep(
     grow with the number of steps. A run that ends early or goes on longer is a result, see ``Trajectory``. Not for
     loops that step inside of ``backward()`` (optimizer-in-backward hooks): autograd expects no other run in its midst.
 
-    Raises LoopError when a run raises, yields a gradient or parameter that is not finite, or starts from other
-    parameters than the reference; and when the comparison would be vacuous: the reference never steps, all its
-    gradients are zero, or none of its parameters moves.
+    Raises LoopError when two runs share a tensor, when a run raises, yields a gradient or parameter that is not finite,
+    or starts from other parameters than the reference; and when the comparison would be vacuous: the reference never
+    steps, all its gradients are zero, or none of its parameters moves.
     """
+    _refuse_shared([reference, *candidates])
     lead, *followers = runners = [_Runner(run, seed) for run in (reference, *candidates)]
     trajectories = [Trajectory(str(reference), str(run)) for run in candidates]
     origin: Packed | None = None
@@ -127,7 +129,6 @@ class _Runner:
         self.steps = 0
         self._stream = RandomStream(seed)
         self._modes = Modes()
-        self._dtype = torch.get_default_dtype()
         self._caller = getcurrent()
         self._greenlet = greenlet(lambda: run.train(run.task))
 
@@ -156,18 +157,16 @@ class _Runner:
 
     @contextmanager
     def _active(self) -> Iterator[None]:
-        """The run's own random stream, modes and default dtype while it moves, the caller's again afterwards."""
-        caller, dtype = Modes.current(), torch.get_default_dtype()
+        """The run's own random stream and modes while it moves, the caller's again afterwards."""
+        caller = Modes.current()
         self._stream.resume()
         self._modes.resume()
-        torch.set_default_dtype(self._dtype)
         try:
             yield
         finally:
             self._stream.pause()
-            self._modes, self._dtype = Modes.current(), torch.get_default_dtype()
+            self._modes = Modes.current()
             caller.resume()
-            torch.set_default_dtype(dtype)
 
     def before(self, update: Update) -> None:
         """Pause with the gradients that the update is made with."""
@@ -229,6 +228,17 @@ def _require_finite(what: str, lead: _Runner, follower: _Runner, differences: Di
                 raise LoopError(
                     f"{runner} has a {what} of {name} whose norm is {norm} at step {runner.update.step}: "
                     "lower the learning rate, or look for a loss that is not finite"
+                )
+
+
+def _refuse_shared(runs: list[Run]) -> None:
+    owners: dict[int, Run] = {}
+    for run in runs:
+        for name, tensor in [*run.task.model.named_parameters(), *run.task.model.named_buffers()]:
+            if owners.setdefault(id(tensor), run) is not run:
+                raise LoopError(
+                    f"{name} is shared by the models of two runs, which would train one another: "
+                    "a problem's model() must return new modules at every call, copy.deepcopy those that it reuses"
                 )
 
 

@@ -96,6 +96,11 @@ class Case:
     def dataset(self) -> TensorDataset:
         """The case's samples, in the order in which every loader of the case yields them."""
         dataset = self.problem.data(self.sizes.samples, self.seed)
+        if not isinstance(dataset, TensorDataset) or len(dataset.tensors) != 2:
+            raise ValueError(
+                f"data({self.sizes.samples}, {self.seed}) must return TensorDataset(inputs, targets), "
+                f"got {type(dataset).__name__}"
+            )
         if len(dataset) != self.sizes.samples:
             raise ValueError(f"data({self.sizes.samples}, {self.seed}) returned {len(dataset)} samples")
         return TensorDataset(*(self._place(tensor) for tensor in dataset.tensors))

@@ -38,9 +38,15 @@ class Update:
         return gradients
 
     @property
-    def learning_rates(self) -> tuple[float, ...]:
-        """One for each parameter group."""
-        return tuple(float(group["lr"]) for group in self.optimizer.param_groups if "lr" in group)
+    def learning_rates(self) -> dict[str, float]:
+        """By parameter name, as loops are free to group their parameters."""
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        return {
+            names[id(parameter)]: float(group["lr"])
+            for group in self.optimizer.param_groups
+            for parameter in group["params"]
+            if id(parameter) in names and "lr" in group
+        }
 
     @property
     def state(self) -> Tensors:
@@ -140,7 +146,7 @@ def watch(
 class Step:
     """A finished optimizer step, in copies: tensors by parameter name, state by ``name/key``."""
 
-    learning_rates: tuple[float, ...]
+    learning_rates: dict[str, float]
     gradients: Tensors
     before: Tensors
     after: Tensors = field(default_factory=dict)
@@ -159,7 +165,7 @@ def record(model: nn.Module, *, state: bool = False) -> Iterator[list[Step]]:
     ...     model(torch.ones(1, 1)).sum().backward()
     ...     optimizer.step()
     >>> steps[0].gradients["weight"].item(), steps[0].learning_rates
-    (1.0, (0.5,))
+    (1.0, {'weight': 0.5})
     """
     steps: list[Step] = []
 

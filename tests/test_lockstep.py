@@ -1,6 +1,10 @@
+import contextlib
 import gc
+import io
 import os
 import random
+import sys
+import warnings
 import weakref
 from dataclasses import replace
 from functools import partial
@@ -13,7 +17,7 @@ from torch.optim import optimizer as optim
 
 from harness import models
 from harness.lockstep import Run, lockstep
-from harness.loops import accumulate_samples, full_batch, published_fix_undivided
+from harness.loops import accumulate_samples, full_batch, published_fix_undivided, windows
 from harness.models import GPT, GPTConfig
 from harness.problems import PROBLEMS, Case
 from harness.task import LoopError, Sizes
@@ -38,7 +42,9 @@ def test_every_step_is_compared():
         assert pair.step == step
         assert set(pair.gradient) == set(pair.displacement) == names
         assert set(pair.state) == {f"{name}/{key}" for name in names for key in ("step", "exp_avg", "exp_avg_sq")}
-        assert pair.learning_rates[0] == pair.learning_rates[1] == (pytest.approx(1e-3 * 0.98**step),)
+        assert (
+            pair.learning_rates[0] == pair.learning_rates[1] == dict.fromkeys(names, pytest.approx(1e-3 * 0.98**step))
+        )
     for kind in ("gradient", "displacement", "state"):
         assert max(errors(trajectory, kind)) < 1e-12
 
@@ -303,6 +309,58 @@ def test_runs_that_unwind_badly_do_no_harm():
         with pytest.raises(LoopError, match="raises raised KeyError"):
             lockstep(*(Run(train, CASE.task()) for train in (accumulate_samples, raises, cleans_up_badly)))
         assert not torch.is_grad_enabled()
+
+
+@contextlib.contextmanager
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        partial(warnings.catch_warnings, action="ignore"),
+        partial(torch.autograd.set_detect_anomaly, True),
+        lambda: contextlib.redirect_stdout(io.StringIO()),
+        partial(torch.nn.attention.sdpa_kernel, torch.nn.attention.SDPBackend.MATH),
+        deterministic,
+    ],
+)
+def test_what_loops_switch_on_for_themselves(context):
+    """Runs take turns, so one restores what another has set; each must have its own."""
+
+    def state():
+        return (
+            list(warnings.filters),
+            sys.stdout,
+            torch.is_anomaly_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cuda.flash_sdp_enabled(),
+        )
+
+    def inside(task):
+        with context():
+            accumulate_samples(task)
+
+    before = state()
+    with context():
+        assert state() != before
+    seen = []
+
+    def outside(task):
+        for _ in range(task.epochs):
+            for window in windows(task.loader, task.accumulation_steps):
+                task.optimizer.zero_grad()
+                for inputs, targets in window:
+                    (task.loss_fn(task.model(inputs), targets) / len(window)).backward()
+                seen.append(state())
+                task.optimizer.step()
+
+    lockstep(*(Run(train, CASE.task()) for train in (accumulate_samples, inside, outside, inside)))
+    assert state() == before
+    assert all(one == before for one in seen)
 
 
 def test_modes_of_one_run_do_not_reach_another():

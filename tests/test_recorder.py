@@ -42,7 +42,7 @@ def test_records_gradient_parameters_rate_and_state():
             optimizer.step()
             optimizer.param_groups[0]["lr"] /= 2
     assert gradients(steps) == [1, 2]
-    assert [step.learning_rates for step in steps] == [(0.5,), (0.25,)]
+    assert [step.learning_rates for step in steps] == [{"weight": 0.5}, {"weight": 0.25}]
     assert torch.equal(steps[0].before["weight"], BEFORE)
     assert torch.equal(steps[0].after["weight"], BEFORE - 0.5)
     assert torch.equal(steps[1].before["weight"], steps[0].after["weight"])

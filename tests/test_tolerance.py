@@ -1,3 +1,4 @@
+import itertools
 import math
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
+from experiments.tolerance import TRAINED
 from harness.check import compare
 from harness.differences import Difference
 from harness.lockstep import Run, StepPair, Trajectory, lockstep
@@ -56,7 +58,7 @@ def test_the_full_batch_loop_passes_its_own_tolerance(case):
     assert comparison.verdict != "diverges"
 
 
-def trajectory(error, *, reference=1.0, rates=((0.1,), (0.1,)), steps=1):
+def trajectory(error, *, reference=1.0, rates=({"w": 0.1}, {"w": 0.1}), steps=1):
     pairs = [
         StepPair(
             step, rates, {"w": Difference(reference, error * reference, reference)}, {"w": Difference(1.0, 0.0, 1.0)}
@@ -70,7 +72,10 @@ def trajectory(error, *, reference=1.0, rates=((0.1,), (0.1,)), steps=1):
 def test_verdict_follows_from_error_and_noise(noise, error):
     comparison = judge(CASE, trajectory(error), [trajectory(noise), trajectory(noise / 2)])
     floor = max(noise, torch.finfo(torch.float64).eps)
-    assert comparison.verdict == ("diverges" if error > SAFETY * floor else "equivalent")
+    doubtful = error < torch.finfo(torch.float64).eps ** 0.5
+    beyond = "inconclusive" if doubtful else "diverges"
+    assert comparison.verdict == (beyond if error > SAFETY * floor else "equivalent")
+    assert (comparison.first_doubt is not None) == (doubtful and error > SAFETY * floor)
     assert comparison.margin == pytest.approx(math.log10(error / (SAFETY * floor)))
 
 
@@ -84,7 +89,7 @@ def test_noise_as_large_as_the_smallest_bug_is_inconclusive(noise):
 
 
 def test_learning_rates_and_steps_count_as_well():
-    late = judge(CASE, trajectory(0.0, rates=((0.1,), (0.1000001,))), [trajectory(0.0)])
+    late = judge(CASE, trajectory(0.0, rates=({"w": 0.1}, {"w": 0.1000001})), [trajectory(0.0)])
     assert (late.verdict, late.first_learning_rate) == ("diverges", 0)
     short = trajectory(0.0)
     short.candidate_steps = 0
@@ -115,6 +120,15 @@ def test_bfloat16_is_inconclusive_where_noise_hides_the_smallest_bug():
     assert right.verdict == "inconclusive"
     assert wrong.verdict in ("inconclusive", "diverges")
     assert compare(replace(case, dtype="float32"), accumulate_tokens)[0].verdict == "equivalent"
+
+
+def test_trained_models_that_read_whole_numbers():
+    """Their gradient is what is left of large terms, and no perturbation of the inputs moves them."""
+    for problem, seed in itertools.product(TRAINED, range(4)):
+        case = replace(CASE, problem=problem, seed=seed)
+        right, wrong = compare(case, accumulate_samples, published_fix)
+        assert (right.verdict, wrong.verdict) == ("equivalent", "diverges")
+        assert compare(replace(case, dtype="float32"), accumulate_samples)[0].verdict != "diverges"
 
 
 def test_a_fixed_tolerance_on_parameters_would_pass_the_bug():
