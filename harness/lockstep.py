@@ -118,8 +118,8 @@ def lockstep(
 class _Runner:
     """One run on a stack of its own, which moves only between ``advance`` and its next pause.
 
-    A greenlet, not a thread: all runs share one thread's memory arena and one pool of OpenMP workers. Threads were
-    measured at 1.4 times the bare runs' time and up to 3.4 times a run's memory, which freed blocks held back.
+    A greenlet, not a thread: all runs share one thread's memory arena and one pool of OpenMP workers. With threads,
+    10 M parameters took up to 3.4 times one run's memory, as each thread's arena held its freed blocks back.
     """
 
     def __init__(self, run: Run, seed: int) -> None:

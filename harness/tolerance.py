@@ -26,7 +26,7 @@ from harness.task import Loop, Task
 
 SAFETY = 16.0
 NEUTRAL_RUNS = 4  # half of them permuted, half perturbed
-SMALLEST_BUG = 0.002  # relative error; in 1,200 random cases no wrong loop erred by less than 0.0021
+SMALLEST_BUG = 0.001  # relative error; the mildest wrong loop in 3,600 random cases erred by that much
 
 Verdict = Literal["equivalent", "diverges", "inconclusive"]
 

@@ -68,7 +68,7 @@ def test_text_of_an_inconclusive_check():
     assert report.verdict == "inconclusive"
     assert not report
     assert "cannot be judged: what differs cannot be told from noise." in str(report)
-    assert "every gradient's tolerance is above 0.002, the error of the smallest bug; use a wider dtype" in str(report)
+    assert "every gradient's tolerance is above 0.001, the error of the smallest bug; use a wider dtype" in str(report)
 
 
 def test_a_problem_of_ones_own():

@@ -68,7 +68,7 @@ def trajectory(error, *, reference=1.0, rates=({"w": 0.1}, {"w": 0.1}), steps=1)
     return Trajectory("reference", "candidate", pairs, steps, steps)
 
 
-@given(st.floats(1e-15, 1e-4), st.floats(1e-16, 10))
+@given(st.floats(1e-15, 5e-5), st.floats(1e-16, 10))
 def test_verdict_follows_from_error_and_noise(noise, error):
     comparison = judge(CASE, trajectory(error), [trajectory(noise), trajectory(noise / 2)])
     floor = max(noise, torch.finfo(torch.float64).eps)
