@@ -89,8 +89,9 @@ def lockstep(
                 _require_same_start(lead, followers)
                 origin = None if resynchronise else Packed(copied(lead.update.parameters))
             gradients = Packed(lead.update.gradients)
+            sizes = gradients.norms()
             for follower, trajectory in met:
-                trajectory.pairs.append(_at_gradients(lead, follower, gradients))
+                trajectory.pairs.append(_at_gradients(lead, follower, gradients, sizes))
             lead.advance()
             if met:
                 # The followers have not moved yet: re-synchronised, they still are where the lead has come from.
@@ -197,10 +198,9 @@ def _advance(runners: list[_Runner]) -> bool:
     return any(runner.running for runner in runners)
 
 
-def _at_gradients(lead: _Runner, follower: _Runner, gradients: Packed) -> StepPair:
+def _at_gradients(lead: _Runner, follower: _Runner, gradients: Packed, sizes: list[float]) -> StepPair:
     theirs = Packed(follower.update.gradients, like=gradients)
-    own = gradients.norms()
-    differences = gradients.differences(own, theirs.norms(gradients), own, theirs.norms())
+    differences = gradients.differences(sizes, theirs.norms(gradients), sizes, theirs.norms())
     _require_finite("gradient", lead, follower, differences)
     return StepPair(lead.update.step, (lead.update.learning_rates, follower.update.learning_rates), differences)
 
