@@ -8,6 +8,7 @@ INSTALLED := $(VENV)/installed
 
 results: $(INSTALLED)
 	$(BIN)/python -m experiments
+	$(BIN)/accumcheck check harness.loops:early_first_step --figure results/figures/early_first_step.png || test $$? -eq 1
 	$(BIN)/python -m experiments.notebook
 
 test: $(INSTALLED)

@@ -45,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
             experiment = importlib.import_module(f"experiments.{name}")
             frame = experiment.run(bench)
             numbers = experiment.summarise(frame)
-            write(options.results, name, frame, figure=experiment.plot(frame), numbers=numbers, bench=bench)
+            tables = experiment.tables(frame) if hasattr(experiment, "tables") else None
+            figure = experiment.plot(frame)
+            write(options.results, name, frame, figure=figure, numbers=numbers, bench=bench, tables=tables)
             console.print(
                 f"[bold]{name}[/bold] ({time.perf_counter() - started:.0f} s): {numbers['finding']}", highlight=False
             )

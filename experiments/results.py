@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,23 @@ RESULTS = ROOT / "results"
 
 
 def write(
-    folder: Path, name: str, frame: pd.DataFrame, *, figure: Figure, numbers: dict[str, Any], bench: Bench
+    folder: Path,
+    name: str,
+    frame: pd.DataFrame,
+    *,
+    figure: Figure,
+    numbers: dict[str, Any],
+    bench: Bench,
+    tables: dict[str, pd.DataFrame] | None = None,
 ) -> None:
     """Write data/NAME.csv, figures/NAME.svg and .png, and the experiment's entry in summary.json.
 
-    CSV and SVG of one frame are the same bytes whenever they are written.
+    ``tables`` are written in place of the frame, by their names. CSV and SVG of one frame are the same bytes whenever
+    they are written.
     """
-    write_atomically(folder / f"data/{name}.csv", lambda path: frame.to_csv(path, index=False, float_format="%.6g"))
+    for title, table in (tables or {name: frame}).items():
+        text = table.to_csv(index=False, float_format="%.6g")
+        write_atomically(folder / f"data/{title}.csv", partial(Path.write_text, data=text))
     # Element ids of an SVG are random, and its date is now, unless told otherwise.
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "savefig.bbox": "tight", "savefig.dpi": 150}):
         write_atomically(

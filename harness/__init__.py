@@ -3,10 +3,32 @@
 ``check_equivalence(train)`` judges a loop; ``compare(case, train, ...)`` measures loops on one problem of choice.
 """
 
-from harness.check import check_equivalence, compare
-from harness.problems import Case, Problem
-from harness.report import Report
-from harness.task import LoopError, Sizes, Task
+from __future__ import annotations
 
-__all__ = ["Case", "LoopError", "Problem", "Report", "Sizes", "Task", "check_equivalence", "compare"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.check import check_equivalence, compare
+    from harness.findings import Finding
+    from harness.problems import Case, Problem
+    from harness.report import Report
+    from harness.task import LoopError, Sizes, Task
+
+__all__ = ["Case", "Finding", "LoopError", "Problem", "Report", "Sizes", "Task", "check_equivalence", "compare"]
 __version__ = "0.1.0"
+_HOMES = {
+    "check": ("check_equivalence", "compare"),
+    "findings": ("Finding",),
+    "problems": ("Case", "Problem"),
+    "report": ("Report",),
+    "task": ("LoopError", "Sizes", "Task"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: pytest loads harness.plugin in every run, and must not load torch for it.
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"harness.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,13 +26,16 @@ class RandomStream:
     """
 
     def __init__(self, seed: int) -> None:
-        with preserved():
-            torch.manual_seed(seed)
-            random.seed(seed)
-            if numpy := sys.modules.get("numpy"):
-                numpy.random.set_bit_generator(numpy.random.MT19937())
-                numpy.random.seed(seed % 2**32)
-            self.pause()
+        self._cpu = torch.Generator().manual_seed(seed).get_state()
+        self._cuda = None
+        if torch.cuda.is_initialized():
+            devices = range(torch.cuda.device_count())
+            self._cuda = [torch.Generator(f"cuda:{i}").manual_seed(seed).get_state() for i in devices]
+        self._python = random.Random(seed).getstate()
+        self._numpy: Any = None
+        if numpy := sys.modules.get("numpy"):
+            self._numpy = numpy.random.MT19937()
+            numpy.random.RandomState(self._numpy).seed(seed % 2**32)  # seeds the generator that it was given
 
     def pause(self) -> None:
         """Remember the process's current position as this stream's own."""
@@ -41,7 +44,7 @@ class RandomStream:
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
         self._python = random.getstate()
         # The generator itself: copying its state takes ten times as long as all the others together.
-        self._numpy: Any = sys.modules["numpy"].random.get_bit_generator() if "numpy" in sys.modules else None
+        self._numpy = sys.modules["numpy"].random.get_bit_generator() if "numpy" in sys.modules else None
 
     def resume(self) -> None:
         """Make this position the process's current one."""
@@ -123,9 +126,16 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
     (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp),
     (lambda: (tuple(warnings.filters), warnings.showwarning), _put_warnings),
+    (lambda: _default_device(), torch.set_default_device),  # noqa: PLW0108 - it is defined below
     (lambda: sys.stdout, lambda value: setattr(sys, "stdout", value)),
     (lambda: sys.stderr, lambda value: setattr(sys, "stderr", value)),
 ]
+
+
+def _default_device() -> torch.device | None:
+    # torch.get_default_device() does not tell "cpu" from unset, which is faster.
+    context = getattr(getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None), "device_context", None)
+    return None if context is None else context.device
 
 
 def _settings() -> list[Any]:

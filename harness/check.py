@@ -1,27 +1,25 @@
-"""Compare loops with full-batch training on one case, and judge a loop over the sizes at which loops go wrong."""
+"""The whole check of a loop, and of a model with it; and one comparison of loops on one case."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
 import torch
 
+from harness.coupling import Coupling, examine, silenced
+from harness.deadline import TimeUpError, deadline
+from harness.findings import LAWS, Finding
 from harness.lockstep import Run, lockstep
 from harness.loops import full_batch
-from harness.problems import PROBLEMS, Case, Problem
-from harness.report import Report
-from harness.task import OBJECTIVES, Loop, LoopError, Objective, Sizes, name_of
+from harness.probe import TIME_LIMIT
+from harness.problems import DTYPES, Case, Problem
+from harness.report import Asked, Report
+from harness.search import DEFAULT_SIZES, judge_exactly
+from harness.task import OBJECTIVES, Loop, LoopError, Sizes, name_of
 from harness.tolerance import Comparison, judge, neutral_runs
-
-# Tails of 3 in 4 and of 5 to 7 in 8 micro-batches, a short last micro-batch in a tail and in a full window,
-# n < N, an even length; 2 and 3 epochs.
-DEFAULT_SIZES = (
-    Sizes(samples=7, micro_batch_size=1, accumulation_steps=4),
-    Sizes(samples=11, micro_batch_size=2, accumulation_steps=4, epochs=3),
-    Sizes(samples=13, micro_batch_size=1, accumulation_steps=8),
-    Sizes(samples=15, micro_batch_size=1, accumulation_steps=8),
-    Sizes(samples=5, micro_batch_size=2, accumulation_steps=4),
-    Sizes(samples=7, micro_batch_size=2, accumulation_steps=4),
-    Sizes(samples=12, micro_batch_size=2, accumulation_steps=3),
-)
 
 
 def compare(
@@ -39,6 +37,7 @@ def compare(
     Raises LoopError when a loop raises, or the comparison would prove nothing; see ``lockstep``.
 
     >>> from harness.loops import accumulate_tokens, published_fix_undivided
+    >>> from harness.problems import PROBLEMS
     >>> case = Case(PROBLEMS["gpt-lines"], Sizes(samples=3, accumulation_steps=2, epochs=1))
     >>> [comparison.verdict for comparison in compare(case, accumulate_tokens, published_fix_undivided)]
     ['equivalent', 'diverges']
@@ -64,63 +63,144 @@ def compare(
 def check_equivalence(
     train: Loop,
     *,
-    objective: Objective = "sample",
+    objective: Asked = "sample",
     problem: Problem | None = None,
-    reference: Loop = full_batch,
-    sizes: tuple[Sizes, ...] | list[Sizes] = DEFAULT_SIZES,
+    reference: Loop | None = None,
+    sizes: tuple[Sizes, ...] | list[Sizes] = (),
     optimizer: str = "sgd",
     dtype: str = "float64",
     seed: int = 0,
     device: str = "cpu",
+    time_limit: float = TIME_LIMIT,
 ) -> Report:
-    """Does ``train`` update the model as full-batch training would, at every one of ``sizes``?
+    """Does ``train`` update a model as full-batch training would?
 
-    Without a ``problem`` of your own a small GPT on the interpreter's help text is trained: on windows of equal length
-    for the ``sample`` objective, on lines of unequal length for ``token``. Do not use it with dropout switched on: the
-    two runs then draw different masks.
+    The loop is probed: its contribution matrix is read at many sizes, at ``sizes`` first, for both objectives, and
+    compared with the window mean and with the loop's own full batch. That verdict is exact; see ``probe``.
 
-    A loop that clips its gradients once per optimizer step differs from the plain full batch, and rightly so: compare
-    it with itself without accumulation, ``reference=train``.
+    With a ``problem`` of your own, the loop also trains your model on your data, in lockstep with full-batch training
+    (with ``reference``, by default the plain full batch, or the loop's own where this is another by design, as under
+    clipping), at ``sizes`` or the default ones. That tells whether the *model* may be accumulated: batch coupling is
+    named, dropout is switched off and told apart, rounding is measured. ``optimizer`` and ``dtype`` are for these runs.
 
-    Returns a report that is true only if the verdict is ``equivalent``; ``str(report)`` explains it.
+    Returns a report that is true only if the verdict for ``objective`` (``"sample"``, ``"token"`` or ``"both"``) is
+    ``equivalent``; ``str(report)`` explains it.
 
-    Raises ValueError for an unknown objective, optimizer or dtype and for no sizes; LoopError when the loop raises,
-    never steps, does not repeat itself under one seed, or yields values that are not finite.
+    Raises ValueError for an unknown objective, optimizer or dtype, or sizes that are none; LoopError when the loop
+    raises, runs longer than ``time_limit`` seconds at a time, never steps, does not repeat itself under one seed, or
+    yields values that are not finite.
 
     >>> from harness.loops import accumulate_samples, published_fix
     >>> bool(check_equivalence(accumulate_samples))
     True
     >>> report = check_equivalence(published_fix)
-    >>> print(report)
-    published_fix diverges from full-batch training.
-      let n=7, b=1, k=4, epochs=2: gpt-windows with sgd in float64, seed 0
-      step 1 (epoch 0, window of 3 samples): the gradient is 0.75 times the full batch's
-    ...
+    >>> report.findings[0].id, str(report.counterexample)
+    ('tail-scaled-by-k', 'n=1, b=1, k=2, epochs=1')
     """
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective must be 'sample' or 'token', got {objective!r}")
-    if isinstance(sizes, Sizes) or not sizes or not all(isinstance(size, Sizes) for size in sizes):
-        raise ValueError(f"sizes must be a list of at least one harness.Sizes, got {sizes!r}")
-    if problem is None:
-        problem = PROBLEMS["gpt-windows" if objective == "sample" else "gpt-lines"]
-    if problem.objective != objective:
+    if objective not in (*OBJECTIVES, "both"):
+        raise ValueError(f"objective must be 'sample', 'token' or 'both', got {objective!r}")
+    if isinstance(sizes, Sizes) or not all(isinstance(size, Sizes) for size in sizes):
+        raise ValueError(f"sizes must be a list of harness.Sizes, got {sizes!r}")
+    if not callable(train):
+        raise ValueError(f"a loop is a function of one argument, def train(task): ..., got {train!r}")
+    if problem is not None and objective not in (problem.objective, "both"):
         raise ValueError(
             f"problem {problem} averages its loss over {problem.objective}s: pass objective={problem.objective!r}"
         )
-    comparisons = []
-    for size in sizes:
-        comparison, repeated = compare(
-            Case(problem, size, optimizer, dtype, seed, device), train, train, reference=reference
+    if problem is not None:
+        Case(problem, DEFAULT_SIZES[0], optimizer, dtype, seed, device)  # names are checked before anything runs
+    order = sorted(OBJECTIVES, key=lambda each: each != objective)
+    outcomes = tuple(
+        judge_exactly(
+            train,
+            each,
+            sizes=sizes,
+            search=objective in (each, "both"),
+            seed=seed,
+            device=device,
+            time_limit=time_limit,
         )
-        if not _repeats(comparison, repeated):
-            raise LoopError(
-                f"{name_of(train)} does not repeat itself under one seed: draw from torch's or Python's "
-                "global random stream only, and keep no state between calls"
-            )
-        comparisons.append(comparison)
+        for each in order
+    )
+    report = Report(name_of(train), objective, outcomes)
+    if problem is None:
+        return report
+    exact = next(o for o in outcomes if o.objective == problem.objective)
+    if reference is None:
+        # A loop that is wrong agrees with itself in what it does wrong everywhere, such as never clearing gradients.
+        reference = full_batch if exact.plain or exact.findings else train
+    some = min(8, max(4, *(size.samples for size in sizes or DEFAULT_SIZES)))
+    coupling = examine(problem, seed=seed, device=device, samples=some)  # in float64, which tells exactly
+    if coupling.draws:
+        draws = (
+            f"{coupling.draws} draws random numbers, others in micro-batches than in the full batch; no bug of the loop"
+        )
+        if coupling.silent is None:
+            note = f"{draws}, but as it draws in evaluation mode too, nothing can be compared"
+            return replace(report, undecided=True, notes=(note,))
+        problem = replace(problem, model=partial(silenced, problem.model, coupling.silent))
+        report = replace(report, notes=(f"{draws}. It was put into evaluation mode for the comparison.",))
+    case = Case(problem, DEFAULT_SIZES[0], optimizer, dtype, seed, device)
+    with _limited(train, time_limit * 10):
+        comparisons = tuple(
+            _compare_twice(train, replace(case, sizes=size), reference) for size in sizes or DEFAULT_SIZES
+        )
     if not any(comparison.trajectory.candidate_steps for comparison in comparisons):
         raise LoopError(f"{name_of(train)} never called optimizer.step() on a parameter of task.model")
-    return Report(name_of(train), objective, tuple(comparisons))
+    found = _model_findings(coupling, comparisons, exact.verdict == "equivalent")
+    return replace(report, comparisons=comparisons, model_findings=found)
+
+
+def _compare_twice(train: Loop, case: Case, reference: Loop) -> Comparison:
+    comparison, repeated = compare(case, train, train, reference=reference)
+    if not _repeats(comparison, repeated):
+        error = LoopError(
+            f"{name_of(train)} does not repeat itself under one seed: draw from torch's or Python's "
+            "global random stream only, and keep no state between calls"
+        )
+        error.finding = "nondeterministic"
+        raise error
+    return comparison
+
+
+def _model_findings(
+    coupling: Coupling, comparisons: tuple[Comparison, ...], loop_is_right: bool
+) -> tuple[Finding, ...]:
+    """What makes a model diverge under a loop whose matrix is right; and coupling, which no loop can mend."""
+    failed = next((c for c in comparisons if c.verdict == "diverges"), None)
+    doubted = next((c for c in comparisons if c.verdict == "inconclusive"), None)
+    worst = failed or doubted
+    if worst is None:
+        return ()
+    at = f"at {worst.case.sizes}, on {worst.case.problem} in {worst.case.dtype}"
+    narrow = torch.finfo(DTYPES[worst.case.dtype]).bits < 32
+    if coupling.mixes and failed:
+        name = "batch-coupled"
+        text = (
+            f"the loss of a batch is not the mean over its {worst.case.problem.objective}s"
+            if coupling.mixes == "the loss"
+            else f"{coupling.mixes} mixes the samples of a micro-batch"
+        )
+    elif narrow and (loop_is_right or not failed):
+        name, text = "low-precision-accumulation", f"partial sums are rounded to {worst.case.dtype}"
+    elif failed and loop_is_right:
+        name, text = "unexplained", "the loop's matrix is right, but the model's gradients differ"
+    else:
+        return ()
+    excess = worst.first_divergence or worst.first_doubt
+    step = excess.step if excess else None
+    return (Finding(name, worst.case.sizes, f"{LAWS[name].text}; but {at}: {text}", step, detail=f"{at}, {text}"),)
+
+
+@contextmanager
+def _limited(train: Loop, seconds: float) -> Iterator[None]:
+    try:
+        with deadline(seconds):
+            yield
+    except TimeUpError:
+        raise LoopError(
+            f"{name_of(train)} was not compared within {seconds:g} seconds: take smaller sizes or raise the time limit"
+        ) from None
 
 
 def _repeats(first: Comparison, second: Comparison) -> bool:

@@ -1,52 +1,281 @@
-"""What a check found, as a value and as text."""
+"""What a check found: as a value, as text that reads like a proof, as JSON and as a table."""
 
 from __future__ import annotations
 
+import json
 import math
+import platform
+import sys
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
-from harness.task import Objective
+import torch
+
+from harness.diagnose import Probed
+from harness.findings import LAWS, Finding, runs
+from harness.probe import exact
+from harness.search import Outcome
+from harness.task import Sizes
 from harness.tolerance import SMALLEST_BUG, Comparison, Verdict
+
+Asked = Literal["sample", "token", "both"]
+MATTERS = {
+    "sample": "matters if your loss averages over samples",
+    "token": "matters if your loss averages over tokens",
+}
 
 
 @dataclass(frozen=True)
 class Report:
-    """The verdict on a loop over several sizes; true only if it is equivalent at all of them."""
+    """The verdict on a loop; true only if it is equivalent for the objective that was asked for.
+
+    ``outcomes`` are exact, from probes, one per objective. ``comparisons`` are the runs on a model and data of the
+    user's own, and ``model_findings`` what they showed beyond the loop.
+    """
 
     loop: str
-    objective: Objective
-    comparisons: tuple[Comparison, ...]
+    objective: Asked
+    outcomes: tuple[Outcome, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    model_findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    undecided: bool = False  # the model could not be compared; the notes say why
 
     def __bool__(self) -> bool:
         return self.verdict == "equivalent"
 
     @property
+    def asked(self) -> tuple[Outcome, ...]:
+        """The outcomes that decide the verdict."""
+        return tuple(o for o in self.outcomes if self.objective in ("both", o.objective))
+
+    @cached_property
     def verdict(self) -> Verdict:
-        """``diverges`` if the loop does so at any size, else ``inconclusive`` if so at any, else ``equivalent``."""
-        verdicts = {comparison.verdict for comparison in self.comparisons}
+        """``diverges`` if anything does, else ``inconclusive`` if anything is, else ``equivalent``."""
+        verdicts = {outcome.verdict for outcome in self.asked} | {c.verdict for c in self.comparisons}
+        if self.undecided:
+            verdicts.add("inconclusive")
+        if self.model_findings:
+            verdicts.add("inconclusive" if self._only_rounded else "diverges")
         for verdict in ("diverges", "inconclusive"):
             if verdict in verdicts:
                 return verdict
         return "equivalent"
 
     @property
+    def _only_rounded(self) -> bool:
+        return {f.id for f in self.model_findings} == {"low-precision-accumulation"}
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """Of the objective that was asked for, root cause first; then those of the model."""
+        by_id = {finding.id: finding for outcome in reversed(self.asked) for finding in outcome.findings}
+        names = dict.fromkeys(finding.id for outcome in self.asked for finding in outcome.findings)
+        return (*(by_id[name] for name in names), *(f for f in self.model_findings if f.id not in names))
+
+    @property
+    def counterexample(self) -> Sizes | None:
+        """The smallest sizes at which the root cause was seen."""
+        return self.probed.sizes if self.probed else None
+
+    @property
+    def probed(self) -> Probed | None:
+        """The readings at the counterexample."""
+        return next((outcome.counterexample for outcome in self.asked if outcome.counterexample), None)
+
+    @property
+    def example(self) -> Probed | None:
+        """Readings at sizes that are large enough for a picture."""
+        diverging = [outcome for outcome in self.asked if outcome.findings]
+        return next((o.example or o.counterexample for o in [*diverging, *self.asked]), None)
+
+    @property
     def margin(self) -> float:
-        """Decades between the worst error and its tolerance; above 0 the loop diverges."""
-        return max(comparison.margin for comparison in self.comparisons)
+        """Decades between the worst error on the user's model and its tolerance; above 0 it diverges."""
+        return max((comparison.margin for comparison in self.comparisons), default=-math.inf)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form; ``error`` is None, as a check that fails has no report."""
+        counterexample = self.counterexample
+        return {
+            "loop": self.loop,
+            "verdict": self.verdict,
+            "objectives": {
+                o.objective: {"verdict": o.verdict, "findings": [f.as_dict() for f in o.findings]}
+                for o in self.outcomes
+            },
+            "findings": [finding.as_dict() for finding in self.findings],
+            "counterexample": counterexample
+            and {
+                "samples": counterexample.samples,
+                "micro_batch_size": counterexample.micro_batch_size,
+                "accumulation_steps": counterexample.accumulation_steps,
+                "epochs": counterexample.epochs,
+            },
+            "error": None,
+            "versions": versions(),
+        }
+
+    def to_json(self) -> str:
+        """``as_dict`` as one line."""
+        return json.dumps(self.as_dict(), allow_nan=False)
+
+    def frame(self) -> Any:
+        """The contribution matrix at the counterexample as a pandas frame: a row for each update and sample.
+
+        Raises ImportError without pandas; ValueError if there is no counterexample.
+        """
+        import pandas as pd  # noqa: PLC0415 - not needed by those who do not ask for tables
+
+        if not (probed := self.probed):
+            raise ValueError(f"{self.loop} has no counterexample: there is no matrix to show")
+        rows = []
+        for step in range(max(len(probed.low.matrix), len(probed.due))):
+            for sample in range(probed.sizes.samples):
+                weight, due = _at(probed.low.matrix, step, sample), _at(probed.due, step, sample)
+                rows.append({"step": step, "sample": sample, "weight": weight, "due": due})
+        return pd.DataFrame(rows)
 
     def __str__(self) -> str:
+        return "\n".join([self.headline, *self._body()])
+
+    def __rich__(self) -> Any:
+        from rich.text import Text  # noqa: PLC0415
+
+        text = Text(str(self))
+        colours = {"equivalent": "bold green", "diverges": "bold red", "inconclusive": "bold yellow"}
+        text.stylize(colours[self.verdict], 0, len(self.headline))
+        text.highlight_words([f.id for o in self.outcomes for f in o.findings], "bold")
+        text.highlight_words(["Fix:", "Note:", "Let ", "Hence "], "bold cyan")
+        return text
+
+    @property
+    def headline(self) -> str:
+        """The verdict in one sentence."""
+        what = {"sample": "means over samples", "token": "means over tokens", "both": "means over samples and tokens"}
+        loop, over = self.loop, what[self.objective]
         if self.verdict == "equivalent":
+            return f"{loop} is equivalent to full-batch training, for {over}."
+        if self.verdict == "diverges":
+            return f"{loop} diverges from full-batch training, for {over}."
+        return f"{loop} cannot be judged: what differs cannot be told from noise."
+
+    def _body(self) -> list[str]:
+        lines = []
+        for outcome in self.asked:
+            if outcome.verdict == "equivalent":
+                lines.append(
+                    f"  {len(outcome.sizes)} sizes were probed ({outcome.objective} objective): {_span(outcome)}."
+                )
+                if not outcome.plain:
+                    lines.append(
+                        "  Its own full batch is no plain mean (a sum, or clipped); it was compared with that."
+                    )
+            for finding in outcome.findings:
+                lines += ["", *prove(finding, outcome.witnesses.get(finding.id))]
+            if outcome.policy:
+                lines += ["", f"  Note: the matrix equals {outcome.policy}."]
+        for finding in self.model_findings:
+            lines += ["", *prove(finding, None)]
+        lines += [line for c in self.comparisons if c.verdict == self.verdict != "equivalent" for line in explain(c)]
+        if self.comparisons and self.verdict == "equivalent":
             how = (
                 f"the largest error lies {-self.margin:.1f} decades below its tolerance"
                 if math.isfinite(self.margin)
                 else "equal to the bit"
             )
-            return f"{self.loop} is equivalent to full-batch training at {len(self.comparisons)} sizes: {how}."
-        head = {
-            "diverges": f"{self.loop} diverges from full-batch training.",
-            "inconclusive": f"{self.loop} cannot be judged: what differs cannot be told from noise.",
-        }[self.verdict]
-        return "\n".join([head, *(line for c in self.comparisons if c.verdict == self.verdict for line in explain(c))])
+            lines.append(f"  {len(self.comparisons)} sizes were trained on {self.comparisons[0].case.problem}: {how}.")
+        lines += [f"  Note: {note}" for outcome in self.asked for note in outcome.notes]
+        lines += [f"  Note: {note}" for note in self.notes]
+        for outcome in self.outcomes:
+            if outcome not in self.asked:
+                found = f" ({', '.join(f.id for f in outcome.findings)})" if outcome.findings else ""
+                lines.append(
+                    f"  Note: for means over {outcome.objective}s it {_says(outcome.verdict)}{found}; "
+                    f"{MATTERS[outcome.objective]}."
+                )
+        return lines
+
+
+def versions() -> dict[str, str]:
+    """Of what a verdict depends on."""
+    return {
+        "accumcheck": sys.modules["harness"].__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def prove(finding: Finding, probed: Probed | None) -> list[str]:
+    """A finding as a proof: let …; sample i belongs to window s …; its weight is …, it should be …; hence …."""
+    law = LAWS[finding.id]
+    lines = [f"  {finding.id}: {law.text}."]
+    if probed is None:
+        lines.append(f"    Hence the law is broken: {finding.detail}.")
+    else:
+        sizes = probed.sizes
+        n, b, k = sizes.samples, sizes.micro_batch_size, sizes.accumulation_steps
+        lines.append(f"    Let n={n}, b={b}, k={k}, epochs={sizes.epochs}; a window has N={b * k} samples.")
+        if finding.samples and finding.id not in ("batch-coupled", "low-precision-accumulation"):
+            lines.append(f"    {_weight(finding, probed)}")
+        lines.append(f"    Hence the law is broken: {finding.detail}.")
+        if finding.id == "unexplained":
+            lines += [f"    update {s}: {' '.join(map(str, row))}" for s, row in enumerate(probed.low.exact)]
+    lines.append(f"    Fix: {law.fix}")
+    if law.thread:
+        lines.append(f"    The same elsewhere: {law.thread}")
+    return lines
+
+
+def _weight(finding: Finding, probed: Probed) -> str:
+    """The first sample whose weight is wrong, in the step that the finding is about."""
+    sizes, due = probed.sizes, probed.due
+    big, per_epoch = sizes.effective_batch_size, len(due) // sizes.epochs
+    matrix = probed.high.matrix if finding.id == "clipped-per-micro-batch" else probed.low.matrix
+    wanted = probed.own_high.matrix if finding.id == "clipped-per-micro-batch" else due
+    step = finding.step
+    sample = finding.samples[0]
+    if step is not None:
+        wrong = [i for i in finding.samples if not math.isclose(_at(matrix, step, i), _at(wanted, step, i))]
+        sample = wrong[0] if wrong else sample
+    window = (finding.epoch or 0) * per_epoch + sample // big
+    first = sample // big * big
+    inside = runs(range(first, min(first + big, sizes.samples)))
+    belongs = f"Sample {sample} belongs to window {window} (epoch {window // per_epoch}), with samples {inside}"
+    if step is None:
+        return (
+            f"{belongs}; its weight is 0 in every update, it should be {_show(due[window][sample])} in update {window}."
+        )
+    weight, right = _at(matrix, step, sample), _at(wanted, step, sample)
+    large = " at large gradients" if matrix is probed.high.matrix else ""
+    return f"{belongs}; its weight in update {step} is {_show(weight)}{large}, it should be {_show(right)}."
+
+
+def _show(weight: float) -> str:
+    value = exact(weight)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _at(matrix: list[list[float]], step: int, sample: int) -> float:
+    return matrix[step][sample] if step < len(matrix) else 0.0
+
+
+def _says(verdict: Verdict) -> str:
+    return {"equivalent": "is equivalent", "diverges": "diverges", "inconclusive": "cannot be judged"}[verdict]
+
+
+def _span(outcome: Outcome) -> str:
+    values = [
+        (name, sorted({getattr(sizes, field) for sizes in outcome.sizes}))
+        for name, field in (
+            ("n", "samples"),
+            ("b", "micro_batch_size"),
+            ("k", "accumulation_steps"),
+            ("epochs", "epochs"),
+        )
+    ]
+    return ", ".join(f"{name} from {found[0]} to {found[-1]}" for name, found in values)
 
 
 def explain(comparison: Comparison) -> list[str]:

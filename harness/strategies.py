@@ -44,6 +44,17 @@ def even_sizes(
     return Sizes(windows * batch * steps, batch, steps, draw(st.integers(2, max_epochs), label="epochs"))
 
 
+@st.composite
+def small_sizes(
+    draw: st.DrawFn, *, max_samples: int = 24, max_micro_batch: int = 3, max_steps: int = 8, max_epochs: int = 3
+) -> Sizes:
+    """Any sizes with at least two accumulation steps, ragged or even. Shrinks towards n=1, b=1, k=2, one epoch."""
+    samples = draw(st.integers(1, max_samples), label="samples")
+    steps = draw(st.integers(2, max_steps), label="accumulation_steps")
+    batch = draw(st.integers(1, max_micro_batch), label="micro_batch_size")
+    return Sizes(samples, batch, steps, draw(st.integers(1, max_epochs), label="epochs"))
+
+
 def cases(
     sizes: st.SearchStrategy[Sizes],
     *,

@@ -18,7 +18,12 @@ IGNORE_INDEX = -100  # the target of a masked token, as in torch.nn.functional.c
 
 
 class LoopError(RuntimeError):
-    """The loop, or the model it was given, cannot be judged; the message says why and what to do."""
+    """The loop, or the model it was given, cannot be judged; the message says why and what to do.
+
+    ``finding`` is the id of the finding that this is, where there is one.
+    """
+
+    finding: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from harness import LoopError, Problem, Sizes, check_equivalence
-from harness.loops import accumulate_samples, accumulate_tokens, early_first_step, published_fix, windows
+from harness.loops import accumulate_samples, accumulate_tokens, early_first_step, full_batch, published_fix, windows
 from harness.problems import PROBLEMS
 from tests.oracles import drops_tail
 
@@ -21,35 +21,53 @@ def check(train, **options):
 
 
 @pytest.mark.parametrize(("objective", "train"), [("sample", accumulate_samples), ("token", accumulate_tokens)])
-def test_default_problems_and_sizes(objective, train):
-    report = check_equivalence(train, objective=objective)
+def test_a_right_loop_on_a_right_model(objective, train):
+    problem = PROBLEMS["gpt-windows" if objective == "sample" else "gpt-lines"]
+    report = check_equivalence(train, objective=objective, problem=problem, sizes=SIZES)
     assert report
-    assert str(report).startswith(
-        f"{train.__name__} is equivalent to full-batch training at 7 sizes: the largest error"
-    )
-    assert str(report).endswith("decades below its tolerance.")
+    text = str(report)
+    assert text.startswith(f"{train.__name__} is equivalent to full-batch training, for means over {objective}s.")
+    assert f"  2 sizes were trained on {problem}: the largest error lies " in text
+    assert "decades below its tolerance." in text
 
 
 def test_objectives_differ():
-    assert not check_equivalence(accumulate_samples, objective="token", sizes=[Sizes(samples=7, accumulation_steps=8)])
+    report = check_equivalence(accumulate_samples, objective="token")
+    assert report.verdict == "diverges"
+    assert report.findings[0].id == "token-weighting"
+    both = check_equivalence(accumulate_samples, objective="both")
+    assert both.verdict == "diverges"
+    sample = check_equivalence(accumulate_samples)
+    assert sample
+    assert "Note: for means over tokens it diverges (token-weighting); matters if your loss averages over tokens." in (
+        str(sample)
+    )
 
 
 def test_text_of_a_divergence():
-    *lines, numbers = str(check(published_fix)).splitlines()
-    assert lines == [
-        "published_fix diverges from full-batch training.",
-        "  let n=3, b=1, k=2, epochs=2: mlp with sgd in float64, seed 0",
-        "  step 1 (epoch 0, window of 1 sample): the gradient is 0.5 times the full batch's",
-    ]
+    text = str(check(published_fix))
+    assert text.startswith(
+        """published_fix diverges from full-batch training, for means over samples.
+
+  tail-scaled-by-k: a short window is divided by its own size.
+    Let n=1, b=1, k=2, epochs=1; a window has N=2 samples.
+    Sample 0 belongs to window 0 (epoch 0), with samples 0; its weight in update 0 is 1/2, it should be 1.
+    Hence the law is broken: the window of micro-batch 0 is divided by k=2, not by its own 1.
+    Fix: loss = """
+    )
+    lines = text.splitlines()
+    start = lines.index("  let n=3, b=1, k=2, epochs=2: mlp with sgd in float64, seed 0")
+    assert lines[start + 1] == "  step 1 (epoch 0, window of 1 sample): the gradient is 0.5 times the full batch's"
     # Which tensor is worst, and by how many units in the last place, is the machine's own.
-    assert re.fullmatch(r" {4}gradient of [\w.]+: error 0.5, tolerance \S+e-15, 1[34].\d decades beyond it", numbers)
+    pattern = r" {4}gradient of [\w.]+: error 0.5, tolerance \S+e-15, 1[34].\d decades beyond it"
+    assert re.fullmatch(pattern, lines[start + 2])
 
 
 def test_text_when_only_learning_rates_and_steps_differ():
     def schedules_per_micro_batch(task):
         accumulate_samples(replace(task, scheduler=_Twice(task.scheduler), epochs=1))
 
-    text = str(check(schedules_per_micro_batch, sizes=SIZES[:1]))
+    text = str(check(schedules_per_micro_batch, sizes=SIZES[:1], reference=full_batch))
     assert "  step 1: the learning rate is [0.09604], the full batch's is [0.098]; scheduler.step() is due once" in text
     assert "  2 optimizer steps were made, 4 are due" in text
 
@@ -68,6 +86,7 @@ def test_text_of_an_inconclusive_check():
     assert report.verdict == "inconclusive"
     assert not report
     assert "cannot be judged: what differs cannot be told from noise." in str(report)
+    assert [finding.id for finding in report.findings] == ["low-precision-accumulation"]
     assert "every gradient's tolerance is above 0.001, the error of the smallest bug; use a wider dtype" in str(report)
 
 
@@ -97,6 +116,7 @@ def test_short_micro_batches_in_a_full_window_are_seen():
                 task.scheduler.step()
 
     report = check_equivalence(half_fixed, problem=PROBLEMS["mlp"])
+    assert report.findings[0].id == "mean-of-means"
     assert [str(c.case.sizes) for c in report.comparisons if c.verdict != "equivalent"] == ["n=7, b=2, k=4, epochs=2"]
 
 
@@ -122,8 +142,8 @@ def test_clipping_once_per_step_equals_itself_without_accumulation():
                 task.optimizer.step()
                 task.scheduler.step()
 
-    assert not check(clips)
-    assert check(clips, reference=clips)
+    assert check(clips)
+    assert not check(clips, reference=full_batch)
 
 
 SHARED = nn.Linear(64, 10)
@@ -145,7 +165,7 @@ SHARED = nn.Linear(64, 10)
         (
             {"data": lambda n, seed: (torch.ones(n, 64), torch.zeros(n))},
             ValueError,
-            "data(3, 0) must return TensorDataset(inputs, targets), got tuple",
+            "data(4, 0) must return TensorDataset(inputs, targets), got tuple",
         ),
     ],
 )
@@ -158,7 +178,7 @@ def test_a_window_without_gradient_is_judged():
     """As under a hinge loss, where every sample of a window may be on the right side."""
 
     def data(samples, seed):
-        return TensorDataset(torch.tensor([[0.1], [0.2], [9.0]])[:samples], torch.ones(samples, 1))
+        return TensorDataset(torch.tensor([[0.1], [0.2], [9.0], [0.3]])[:samples], torch.ones(samples, 1))
 
     def model():
         line = nn.Linear(1, 1)
@@ -183,7 +203,7 @@ def test_a_window_without_gradient_is_judged():
 
 def test_loops_that_never_step():
     with pytest.raises(LoopError, match=r"^idle never called optimizer.step\(\) on a parameter of task.model$"):
-        check(idle)
+        check_equivalence(idle)
 
 
 def idle(task):
@@ -200,8 +220,9 @@ def forgetful(task):
 
 
 def test_loops_that_do_not_repeat_themselves():
-    with pytest.raises(LoopError, match="forgetful does not repeat itself under one seed: draw from torch"):
+    with pytest.raises(LoopError, match="forgetful does not repeat itself under one seed, at n=") as error:
         check(forgetful)
+    assert error.value.finding == "nondeterministic"
 
 
 def test_loops_that_drop_a_short_epoch_still_diverge():
@@ -215,8 +236,8 @@ def test_loops_that_drop_a_short_epoch_still_diverge():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "word"}, "objective must be 'sample' or 'token', got 'word'"),
-        ({"sizes": ()}, r"sizes must be a list of at least one harness.Sizes, got \(\)"),
+        ({"objective": "word"}, "objective must be 'sample', 'token' or 'both', got 'word'"),
+        ({"sizes": SIZES[0]}, r"sizes must be a list of harness.Sizes, got Sizes\(.*\)"),
         ({"objective": "token"}, "problem mlp averages its loss over samples: pass objective='sample'"),
         ({"optimizer": "lion"}, "optimizer must be one of sgd, momentum, adamw, got 'lion'"),
         ({"dtype": "fp8"}, "dtype must be one of float64, float32, bfloat16, got 'fp8'"),
@@ -225,3 +246,54 @@ def test_loops_that_drop_a_short_epoch_still_diverge():
 def test_bad_calls(options, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         check(accumulate_samples, **options)
+
+
+def test_what_is_no_function():
+    with pytest.raises(
+        ValueError, match=re.escape("a loop is a function of one argument, def train(task): ..., got 3")
+    ):
+        check_equivalence(3)
+
+
+def contrastive(outputs, targets):
+    """In-batch negatives: each sample against all others of its micro-batch."""
+    return F.cross_entropy(outputs @ outputs.detach().T, torch.arange(len(outputs)))
+
+
+@pytest.mark.parametrize(
+    ("problem", "seen"),
+    [
+        (PROBLEMS["cnn-batchnorm"], "1 (BatchNorm2d) mixes the samples of a micro-batch"),
+        (replace(PROBLEMS["mlp"], loss=contrastive), "the loss of a batch is not the mean over its samples"),
+    ],
+)
+def test_batch_coupling_is_named(problem, seen):
+    report = check(accumulate_samples, problem=problem)
+    assert report.verdict == "diverges"
+    assert [finding.id for finding in report.findings] == ["batch-coupled"]
+    assert seen in str(report)
+
+
+def dropping(functional):
+    def build():
+        layers = [nn.Flatten(), nn.Linear(64, 10)]
+        return nn.Sequential(*layers, Draws() if functional else nn.Dropout(0.5))
+
+    return replace(PROBLEMS["mlp"], model=build)
+
+
+class Draws(nn.Module):
+    def forward(self, inputs):
+        return F.dropout(inputs, 0.5)
+
+
+def test_dropout_is_told_from_a_bug():
+    report = check(accumulate_samples, problem=dropping(functional=False))
+    assert report
+    assert "2 (Dropout) draws random numbers, others in micro-batches than in the full batch; no bug of the" in str(
+        report
+    )
+    assert not check(published_fix, problem=dropping(functional=False))
+    undecided = check(accumulate_samples, problem=dropping(functional=True))
+    assert undecided.verdict == "inconclusive"
+    assert "as it draws in evaluation mode too, nothing can be compared" in str(undecided)

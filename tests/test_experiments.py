@@ -53,12 +53,19 @@ def test_experiment_runs_draws_and_sums_up(name, tmp_path):
     frame = experiment.run(Bench(quick=True))
     numbers = experiment.summarise(frame)
     assert numbers["finding"]
+    tables = experiment.tables(frame) if hasattr(experiment, "tables") else {name: frame}
     for attempt in ("one", "two"):
         figure = experiment.plot(frame)
         assert isinstance(figure, Figure)
         assert all(axis.get_xlabel() or figure.get_supxlabel() for axis in figure.axes[-1:])
-        write(tmp_path / attempt, name, frame, figure=figure, numbers=numbers, bench=Bench(quick=True))
-    for file in (f"data/{name}.csv", f"figures/{name}.svg", f"figures/{name}.png", "summary.json"):
+        bench = Bench(quick=True)
+        write(tmp_path / attempt, name, frame, figure=figure, numbers=numbers, bench=bench, tables=tables)
+    for file in (
+        *(f"data/{title}.csv" for title in tables),
+        f"figures/{name}.svg",
+        f"figures/{name}.png",
+        "summary.json",
+    ):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
@@ -122,6 +129,9 @@ def test_committed_results_are_complete_and_say_what_they_should():
     even = [n for n in range(1, 3 * N + 1) if not Sizes(n, N).is_ragged]
     assert summary["ragged_lengths"]["published_fix"]["equivalent_at"] == even
     assert summary["scale"]["memory_ratio"] <= 2.5
+    cost = summary["probe_cost"]
+    assert cost["probe_ratio"] <= 1.5
+    assert (cost["right"], cost["named_by_accumcheck"]) == (cost["verdicts"], cost["bugs"])
 
 
 def test_a_quick_rerun_gives_the_committed_numbers():

@@ -10,8 +10,10 @@ import pytest
 HARNESS = Path(__file__).parent.parent / "harness"
 # What a module may import lies to its left; design: imports run downwards, no cycle.
 ORDER = [
-    "task", "ambient", "differences", "recorder", "data", "models", "problems", "loops", "contributions", "lockstep",
-    "tolerance", "report", "check", "strategies", "__init__",
+    "task", "ambient", "deadline", "differences", "recorder", "data", "models", "problems", "coupling",
+    "loops", "bugs", "styles", "contributions", "findings", "probe", "diagnose", "strategies", "lockstep", "tolerance",
+    "search", "report", "figures", "check", "cli", "plugin",
+    "__init__",
 ]  # fmt: skip
 
 
@@ -34,9 +36,10 @@ def test_imports_run_downwards(module):
             assert ORDER.index(name.split(".")[1]) < ORDER.index(module), name
 
 
-@pytest.mark.parametrize("module", ["harness", "harness.strategies"])
+@pytest.mark.parametrize("module", ["harness", "harness.plugin", "harness.strategies", "harness.cli"])
 def test_importing_the_harness_is_light(module):
     heavy = ["pandas", "matplotlib", "sklearn", "rich", "jupytext", "lightning", "transformers", "accelerate"]
+    heavy += ["torch", "hypothesis"] * (module in ("harness", "harness.plugin"))
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"

@@ -1,0 +1,257 @@
+"""The command: ``accumcheck check my_loop.py:train`` and ``accumcheck init test_my_loop.py``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.ambient import preserved
+from harness.check import check_equivalence
+from harness.figures import draw, require_suffix, save
+from harness.findings import LAWS, Finding
+from harness.probe import TIME_LIMIT
+from harness.report import Report, versions
+from harness.task import Loop, LoopError
+
+STATUS = {"equivalent": 0, "diverges": 1, "error": 2, "inconclusive": 3}
+TEMPLATE = '''"""Does the training loop accumulate gradients as it claims? Run with: pytest {name}"""
+
+import pytest
+
+from {module} import {function}
+
+# Loops to check. A loop is a function of one argument: task has model, optimizer, scheduler, loss_fn, loader,
+# dataset, micro_batch_size, accumulation_steps, epochs and device. Wrap your own loop if it takes other arguments.
+LOOPS = [{function}]
+
+
+# A defect that you know of and keep: pytest.param({function}, marks=pytest.mark.accumcheck_xfail(reason="...")).
+@pytest.mark.accumcheck(loops=LOOPS, objectives=["sample"])  # and "token", if your loss averages over tokens
+def test_equivalence(accumcheck_report):
+    assert accumcheck_report, str(accumcheck_report)
+'''
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0 equivalent, 1 diverges, 2 error, 3 inconclusive."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command == "init":
+        return _init(Path(options.file), options.loop)
+    if options.figure and len(options.loops) > 1:
+        parser.error(f"--figure draws one loop, got {len(options.loops)}")
+    if options.figure:
+        try:
+            require_suffix(Path(options.figure))
+        except ValueError as error:
+            parser.error(str(error))
+    results = []
+    with _silent_stdout():
+        for target in options.loops:
+            results.append(_check(target, options))
+    if options.json:
+        objects = [result if isinstance(result, dict) else result[1] for result in results]
+        print(json.dumps(objects[0] if len(objects) == 1 else objects, allow_nan=False))
+    else:
+        _print(results)
+    verdicts = [(result if isinstance(result, dict) else result[1])["verdict"] for result in results]
+    return next((STATUS[each] for each in ("error", "diverges", "inconclusive") if each in verdicts), 0)
+
+
+def load(target: str) -> Loop:
+    """The loop that ``FILE.py:FUNCTION`` or ``package.module:FUNCTION`` names.
+
+    Raises LoopError that quotes the target where there is no such file, module or function, or where importing fails.
+    """
+    where, colon, function = target.rpartition(":")
+    if not colon or not where or not function:
+        raise LoopError(f"a loop is named FILE.py:FUNCTION or package.module:FUNCTION, got {target!r}")
+    try:
+        module = _from_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    except LoopError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise LoopError(f"importing {where!r} raised {type(error).__name__}: {error}") from error
+    found: Any = module
+    for part in function.split("."):
+        if not hasattr(found, part):
+            names = [
+                n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__
+            ]
+            raise LoopError(f"{where!r} has no function {function!r}; it has {', '.join(names) or 'none'}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise LoopError(f"{target!r} is a {type(found).__name__}, not a function of one argument: def train(task): ...")
+    loop: Loop = found
+    return loop
+
+
+def _from_file(path: Path) -> Any:
+    if not path.is_file():
+        raise LoopError(f"there is no file {str(path)!r}")
+    name = f"accumcheck_loop_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent.resolve()))  # as when Python runs the file
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    return module
+
+
+def _check(target: str, options: argparse.Namespace) -> dict[str, Any] | tuple[Report, dict[str, Any]]:
+    """A report with its JSON form, or the JSON form of an error."""
+    try:
+        with preserved():
+            train = load(target)
+        report = check_equivalence(
+            train,
+            objective=options.objective,
+            seed=options.seed,
+            device=options.device,
+            time_limit=options.time_limit,
+        )
+        if options.figure and (example := report.example):
+            cause = report.findings[0].id if report.findings else "equivalent"
+            save(draw(example, f"{report.loop}: {cause}"), options.figure)
+    except (LoopError, ValueError, ImportError, OSError) as error:
+        finding = getattr(error, "finding", None)
+        found = [Finding(finding, None, f"{LAWS[finding].text}; but {error}").as_dict()] if finding else []
+        return {
+            "loop": target,
+            "verdict": "error",
+            "objectives": {},
+            "findings": found,
+            "counterexample": None,
+            "error": str(error),
+            "versions": versions(),
+        }
+    return report, {**report.as_dict(), "loop": target}
+
+
+def _print(results: list[Any]) -> None:
+    console = _console()
+    for result in results:
+        if isinstance(result, dict):
+            print(f"accumcheck: {result['loop']}: {result['error']}", file=sys.stderr)
+        elif console:
+            console.print(result[0], soft_wrap=True)
+        else:
+            print(result[0])
+    if len(results) > 1:
+        _table([result if isinstance(result, dict) else result[1] for result in results], console)
+
+
+def _table(objects: list[dict[str, Any]], console: Any) -> None:
+    rows = [
+        (o["loop"], o["verdict"], ", ".join(f["id"] for f in o["findings"]), _short(o["counterexample"]))
+        for o in objects
+    ]
+    header = ("loop", "verdict", "findings", "counterexample")
+    if not console:
+        for row in [header, *rows]:
+            print("\t".join(row))
+        return
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _short(counterexample: dict[str, int] | None) -> str:
+    if not counterexample:
+        return ""
+    return ", ".join(
+        f"{name}={value}" for name, value in zip(("n", "b", "k", "epochs"), counterexample.values(), strict=True)
+    )
+
+
+def _console() -> Any:
+    try:
+        return importlib.import_module("rich.console").Console(highlight=False)
+    except ImportError:
+        return None
+
+
+@contextlib.contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """Send what loops and their modules write to file descriptor 1 to standard error: stdout is for the verdict."""
+    sys.stdout.flush()
+    try:
+        descriptor = sys.stdout.fileno()
+        kept = os.dup(descriptor)
+    except (OSError, ValueError, AttributeError):  # stdout is no file, as under test
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    try:
+        os.dup2(sys.stderr.fileno(), descriptor)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)
+
+
+def _init(path: Path, loop: str) -> int:
+    where, colon, function = loop.rpartition(":")
+    module = where.removesuffix(".py").replace("/", ".")
+    if not colon or not function.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        print(f"accumcheck: --loop is named FILE.py:FUNCTION or package.module:FUNCTION, got {loop!r}", file=sys.stderr)
+        return STATUS["error"]
+    try:
+        with path.open("x") as file:
+            file.write(TEMPLATE.format(name=path, module=module, function=function))
+    except FileExistsError:
+        print(f"accumcheck: {str(path)!r} exists and is yours: choose another name", file=sys.stderr)
+        return STATUS["error"]
+    except OSError as error:
+        print(f"accumcheck: {str(path)!r} cannot be written: {error}", file=sys.stderr)
+        return STATUS["error"]
+    print(f"wrote {path}: edit its LOOPS, then run pytest {path}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="accumcheck",
+        description="Does a training loop with gradient accumulation train as one with a batch k times as large does?",
+    )
+    parser.add_argument("--version", action="version", version=f"accumcheck {versions()['accumcheck']}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="judge one loop, or several", description=main.__doc__)
+    check.add_argument("loops", nargs="+", metavar="LOOP", help="FILE.py:FUNCTION or package.module:FUNCTION")
+    check.add_argument(
+        "--objective", choices=("sample", "token", "both"), default="sample", help="what the loss averages over"
+    )
+    check.add_argument(
+        "--json", action="store_true", help="print one object (a list for several loops), and nothing else"
+    )
+    check.add_argument("--figure", metavar="FILE", help="write the contribution matrix as .svg or .png")
+    check.add_argument("--seed", type=int, default=0, help="of data and random streams (default 0)")
+    check.add_argument("--device", default="cpu", help="a torch device, such as cuda")
+    check.add_argument(
+        "--time-limit", type=float, default=TIME_LIMIT, help="seconds for one run of the loop (default 60)"
+    )
+    init = commands.add_parser("init", help="write a test file for your loop, which is yours from then on")
+    init.add_argument("file", metavar="FILE", help="for example test_equivalence.py")
+    init.add_argument("--loop", default="my_loop:train", help="FILE.py:FUNCTION or package.module:FUNCTION")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

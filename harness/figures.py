@@ -1,0 +1,109 @@
+"""The picture of a verdict: the contribution matrix of a loop beside the one that is due."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+from harness.diagnose import Probed
+from harness.probe import Row, exact
+
+INK, WRONG, EDGE = "#222222", "#D55E00", "#888888"
+LARGEST_TEXT = 16  # columns; fractions in wider matrices would not be legible
+SETTINGS = {"svg.hashsalt": "accumcheck", "svg.fonttype": "none"}
+
+
+def draw(probed: Probed, title: str) -> Any:
+    """A matplotlib figure: optimizer steps downwards, samples to the right, weights as shades of blue.
+
+    Wrong cells are outlined in orange; fractions are printed while they fit; lines part the epochs.
+
+    Raises ImportError without matplotlib.
+    """
+    figures = _matplotlib("matplotlib.figure")
+    ours, due, shown = probed.low.matrix, probed.due, probed.sizes
+    if _equal(ours, due):  # the defect shows at large gradients only, or in the learning rate
+        ours, due, shown = probed.high.matrix, probed.own_high.matrix, probed.high.sizes
+    steps, samples = max(len(ours), len(due)), probed.sizes.samples
+    size = 0.62 if samples <= LARGEST_TEXT else 0.3
+    width, height = max(2.6, samples * size), max(1.3, steps * 0.42)
+    figure = figures.Figure(figsize=(2 * width + 1.6, height + 1.5), layout="constrained")
+    axes = figure.subplots(1, 2, squeeze=False)[0]
+    largest = max([abs(weight) for row in [*ours, *due] for weight in row], default=1.0) or 1.0
+    for axis, matrix, name in ((axes[0], ours, "the loop"), (axes[1], due, "full-batch training")):
+        rows = [*matrix, *([[0.0] * samples] * (steps - len(matrix)))]
+        if rows:
+            axis.imshow(rows, cmap="Blues", vmin=0, vmax=largest * 1.6, aspect="auto")
+        _cells(axis, matrix, due if matrix is ours else matrix, largest)
+        for step in range(len(matrix), steps):
+            axis.text((samples - 1) / 2, step, "no update", ha="center", va="center", fontsize=9, color=INK)
+        per_epoch = len(shown.window_lengths()) // shown.epochs
+        for epoch in range(shown.epochs if matrix is due else 0):
+            middle = (epoch + 0.5) * per_epoch - 0.5
+            axis.text(samples - 0.4, middle, f"epoch {epoch}", rotation=270, ha="left", va="center", fontsize=9)
+            if epoch:
+                axis.axhline(epoch * per_epoch - 0.5, color=INK, linewidth=1.4)
+        for window in range(probed.sizes.effective_batch_size, samples, probed.sizes.effective_batch_size):
+            axis.axvline(window - 0.5, color=INK, linewidth=0.8, linestyle=":")
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("sample")
+        axis.set_xticks(range(0, samples, 1 if samples <= LARGEST_TEXT else 4))
+        axis.set_yticks(range(steps))
+    axes[0].set_ylabel("optimizer step")
+    figure.suptitle(f"{title}\n{shown}", fontsize=11)
+    return figure
+
+
+def save(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Write an SVG or PNG, whole or not at all; equal figures give equal bytes. ValueError for other suffixes."""
+    target = Path(path)
+    require_suffix(target)
+    suffix = target.suffix[1:].lower()
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+    try:
+        with _matplotlib("matplotlib").rc_context(SETTINGS):
+            figure.savefig(partial, format=suffix, metadata=metadata, dpi=150)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def require_suffix(path: Path) -> None:
+    """ValueError unless a figure can be written to this path."""
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise ValueError(f"--figure writes .svg or .png, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no directory {str(path.parent)!r} for the figure {path.name}")
+
+
+def _cells(axis: Any, matrix: list[Row], due: list[Row], largest: float) -> None:
+    patches = _matplotlib("matplotlib.patches")
+    for step, row in enumerate(matrix):
+        for sample, weight in enumerate(row):
+            wanted = due[step][sample] if step < len(due) else 0.0
+            if abs(weight - wanted) > 1e-6 * max(abs(weight), abs(wanted)):
+                box = (sample - 0.45, step - 0.45)
+                axis.add_patch(patches.Rectangle(box, 0.9, 0.9, fill=False, edgecolor=WRONG, linewidth=2))
+            if len(row) <= LARGEST_TEXT and weight:
+                value = exact(weight)
+                text = f"{value:.1e}" if isinstance(value, float) else str(value)
+                small = 9 if len(text) <= 5 else 6.5
+                axis.text(sample, step, text, ha="center", va="center", fontsize=small, color=INK)
+
+
+def _equal(ours: list[Row], due: list[Row]) -> bool:
+    return len(ours) == len(due) and all(
+        abs(a - b) <= 1e-6 * max(abs(a), abs(b))
+        for row, other in zip(ours, due, strict=True)
+        for a, b in zip(row, other, strict=True)
+    )
+
+
+def _matplotlib(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError("figures need matplotlib, which is not installed: pip install matplotlib") from error

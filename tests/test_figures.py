@@ -1,0 +1,51 @@
+import pytest
+
+from harness import Sizes
+from harness.diagnose import Probed
+from harness.figures import WRONG, draw
+from harness.loops import accumulate_samples, early_first_step
+from harness.probe import HIGH, LOW, probe
+
+
+def readings(train, sizes):
+    return Probed(*[probe(train, each, gain=gain) for gain in (LOW, HIGH) for each in (sizes, sizes.full_batch())])
+
+
+def outlined(axis):
+    return [patch for patch in axis.patches if patch.get_edgecolor()[:3] == pytest.approx(rgb(WRONG), abs=0.01)]
+
+
+def rgb(colour):
+    return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+
+
+def test_wrong_cells_are_outlined_and_fractions_printed():
+    probed = readings(early_first_step, Sizes(samples=7, accumulation_steps=4))
+    ours, due = draw(probed, "a loop").axes
+    wrong = sum(
+        a != b
+        for row, other in zip(probed.low.matrix, probed.due, strict=True)
+        for a, b in zip(row, other, strict=True)
+    )
+    assert len(outlined(ours)) == wrong > 0
+    assert not outlined(due)
+    assert {"1/4", "1/3", "epoch 0", "epoch 1"} <= {text.get_text() for text in due.texts}
+    assert len(due.lines) == 2  # the end of an epoch and of a window
+
+
+def test_a_right_loop_has_no_outlines_and_wide_matrices_no_fractions():
+    probed = readings(accumulate_samples, Sizes(samples=20, micro_batch_size=2, accumulation_steps=4))
+    ours, _ = draw(probed, "a loop").axes
+    assert not outlined(ours)
+    assert not ours.texts
+
+
+def test_updates_that_were_not_made_are_marked():
+    def half(task):
+        task.epochs = 1
+        accumulate_samples(task)
+
+    full = Sizes(samples=3, accumulation_steps=2)
+    probed = readings(half, full)
+    ours, _ = draw(probed, "a loop").axes
+    assert [text.get_text() for text in ours.texts].count("no update") == 2
