@@ -310,7 +310,9 @@ def _partition(anatomy: Anatomy) -> list[Suspicion]:
     in_order = [micro_batch for window in got for micro_batch in window] == [m for window in due for m in window]
     if k > 1 and count > 1 and in_order and not left and all(len(window) == 1 for window in got):
         ids.append("step-per-micro-batch")
-    if k > 1 and count > 1 and _starts_early([*got, left], k, count):
+    # Before what was cleared is left out: the gate is seen from all that was gathered.
+    gathered = [_unique(piece.micro_batch for piece in anatomy.own(step)) for step in range(len(anatomy.bounds))]
+    if k > 1 and count > 1 and _starts_early(gathered, k, count):
         ids.append("early-first-step")
     full_at = [due.index(window) for window in due if window not in tails]
     kept = [window for window in got if not any(set(window) < set(tail) for tail in tails)]
@@ -392,9 +394,8 @@ def _as_partition(
         (s for s, pair in enumerate(zip(got, due, strict=False)) if pair[0] != pair[1]), min(len(got), len(due))
     )
     if step >= len(got):
-        return Suspicion(
-            ids, f"{len(got)} optimizer steps were made, {len(due)} are due; {_names(left)} were left over"
-        )
+        rest = f"; {_names(left)} went into none" if left else ""
+        return Suspicion(ids, f"{len(got)} optimizer steps were made, {len(due)} are due{rest}")
     window = got[step]
     if not window:
         return Suspicion(ids, "an optimizer step was made with no micro-batch since the one before", step)

@@ -211,9 +211,36 @@ def divided_twice_and_never_cleared(task):
             task.optimizer.step()
 
 
+def early_and_cleared_every_time(task):
+    for _ in range(task.epochs):
+        for batch_idx, (inputs, targets) in enumerate(task.loader):
+            task.optimizer.zero_grad()
+            (task.loss_fn(task.model(inputs), targets) / task.accumulation_steps).backward()
+            if batch_idx % task.accumulation_steps == 0:
+                task.optimizer.step()
+                task.scheduler.step()
+
+
+def half_of_the_epochs(task):
+    for _ in range(task.epochs // 2):
+        for window in windows(task.loader, task.accumulation_steps):
+            samples = sum(len(targets) for _, targets in window)
+            task.optimizer.zero_grad()
+            for inputs, targets in window:
+                (task.loss_fn(task.model(inputs), targets) * len(targets) / samples).backward()
+            task.optimizer.step()
+            task.scheduler.step()
+
+
+def test_missing_updates_are_counted():
+    (suspicion,) = suspects(half_of_the_epochs, Sizes(samples=3, accumulation_steps=2, epochs=2))
+    assert (suspicion.ids, suspicion.text) == (("unexplained",), "2 optimizer steps were made, 4 are due")
+
+
 @pytest.mark.parametrize(
     ("train", "names"),
     [
+        (early_and_cleared_every_time, {"early-first-step", "gradients-lost"}),
         (
             early_undivided_and_scheduled_too_often,
             {"early-first-step", "unscaled-loss", "scheduler-per-micro-batch"},

@@ -53,7 +53,7 @@ def test_the_notebook_has_run():
     text = "".join(output.text for output in outputs if output.output_type == "stream")
     assert len(figures) == 4
     assert "def accumulate_tokens(task: Task) -> None:" in text
-    assert "published_fix diverges from full-batch training." in text
+    assert "published_fix diverges from full-batch training, for means over samples." in text
 
 
 def test_missing_numbers_are_named():
