@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
 import torch
 
 from harness.coupling import Coupling, examine, silenced
-from harness.deadline import TimeUpError, deadline
+from harness.deadline import TimeUpError, within
 from harness.findings import LAWS, Finding
 from harness.lockstep import Run, lockstep
 from harness.loops import full_batch
@@ -141,10 +139,17 @@ def check_equivalence(
         problem = replace(problem, model=partial(silenced, problem.model, coupling.silent))
         report = replace(report, notes=(f"{draws}. It was put into evaluation mode for the comparison.",))
     case = Case(problem, DEFAULT_SIZES[0], optimizer, dtype, seed, device)
-    with _limited(train, time_limit * 10):
-        comparisons = tuple(
-            _compare_twice(train, replace(case, sizes=size), reference) for size in sizes or DEFAULT_SIZES
-        )
+
+    def comparisons_of_all_sizes() -> tuple[Comparison, ...]:
+        return tuple(_compare_twice(train, replace(case, sizes=size), reference) for size in sizes or DEFAULT_SIZES)
+
+    try:
+        comparisons = within(time_limit * 10, comparisons_of_all_sizes)
+    except TimeUpError:
+        raise LoopError(
+            f"{name_of(train)} was not compared within {time_limit * 10:g} seconds: "
+            "take smaller sizes or raise the time limit"
+        ) from None
     if not any(comparison.trajectory.candidate_steps for comparison in comparisons):
         raise LoopError(f"{name_of(train)} never called optimizer.step() on a parameter of task.model")
     found = _model_findings(coupling, comparisons, exact.verdict == "equivalent")
@@ -190,17 +195,6 @@ def _model_findings(
     excess = worst.first_divergence or worst.first_doubt
     step = excess.step if excess else None
     return (Finding(name, worst.case.sizes, f"{LAWS[name].text}; but {at}: {text}", step, detail=f"{at}, {text}"),)
-
-
-@contextmanager
-def _limited(train: Loop, seconds: float) -> Iterator[None]:
-    try:
-        with deadline(seconds):
-            yield
-    except TimeUpError:
-        raise LoopError(
-            f"{name_of(train)} was not compared within {seconds:g} seconds: take smaller sizes or raise the time limit"
-        ) from None
 
 
 def _repeats(first: Comparison, second: Comparison) -> bool:

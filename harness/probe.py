@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from harness.ambient import Modes, RandomStream
 from harness.data import unmasked
-from harness.deadline import TimeUpError, deadline
+from harness.deadline import TimeUpError, within
 from harness.problems import cross_entropy
 from harness.recorder import Update, watch
 from harness.task import IGNORE_INDEX, Loop, LoopError, Objective, Sizes, Task, as_loader, name_of
@@ -116,9 +116,9 @@ def probe(
     with _one_thread():
         run = _Run(sizes, objective, gain, seed, shuffle, device)
         try:
-            with RandomStream(seed).active(), _quiet(), run.watched(), deadline(time_limit):
+            with RandomStream(seed).active(), _quiet(), run.watched():
                 Modes().resume()
-                train(run.task)
+                within(time_limit, lambda: train(run.task))
         except TimeUpError:
             raise LoopError(
                 f"{name_of(train)} did not end within {time_limit:g} seconds at {sizes} ({run.steps} optimizer steps): "
