@@ -180,7 +180,7 @@ class _Run:
 
     def __init__(self, sizes: Sizes, objective: Objective, gain: float, seed: int, shuffle: bool, device: str) -> None:
         self.sizes, self.objective, self.gain = sizes, objective, gain
-        inputs, targets = _data(sizes.samples, objective, seed)
+        inputs, targets = samples_of(sizes.samples, objective, seed)
         self.targets = targets.flatten().clone()  # the loop may change the data set
         self.units = [1] * len(targets) if objective == "sample" else [unmasked(row) for row in targets]
         self.model = ProbeModel(targets.numel(), gain).to(device)
@@ -307,7 +307,7 @@ class _Run:
         return [contribution for *_, contribution in sorted(found, key=lambda item: item[:2])]
 
 
-def _data(samples: int, objective: Objective, seed: int) -> tuple[Tensor, Tensor]:
+def samples_of(samples: int, objective: Objective, seed: int) -> tuple[Tensor, Tensor]:
     """Row numbers, and targets; for tokens (samples, TOKENS), of unequal lengths, the rest masked."""
     generator = torch.Generator().manual_seed(seed)
     if objective == "sample":

@@ -1,0 +1,63 @@
+"""optax.MultiSteps, read by a probe of its own in JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.data import unmasked
+from harness.probe import CLASSES, DECAY, LOW, Reading, samples_of
+from harness.task import IGNORE_INDEX, Objective, Sizes
+
+
+def read(
+    sizes: Sizes, objective: Objective = "sample", gain: float = LOW, seed: int = 0, max_norm: float | None = None
+) -> Reading:
+    """What ``harness.probe.probe`` reads off a loop, for a hand-written loop around MultiSteps.
+
+    Parameters stay zero, so that all responses are alike; the inner optimizer is SGD with a schedule.
+    """
+    import jax  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415
+    import optax  # noqa: PLC0415
+
+    inputs, targets = (np.asarray(tensor) for tensor in samples_of(sizes.samples, objective, seed))
+    rates = [0.1 * DECAY**step for step in range(sizes.micro_batches * sizes.epochs + 1)]
+
+    def loss(weight: Any, rows: Any, labels: Any) -> Any:
+        kept = labels != IGNORE_INDEX
+        each = optax.softmax_cross_entropy_with_integer_labels(gain * weight[rows], jnp.where(kept, labels, 0))
+        return (each * kept).sum() / kept.sum()
+
+    with jax.enable_x64(True):
+        chain = [optax.clip_by_global_norm(max_norm)] if max_norm else []
+        inner = optax.chain(*chain, optax.sgd(lambda count: 0.1 * DECAY**count))
+        optimizer = optax.MultiSteps(inner, every_k_schedule=sizes.accumulation_steps)
+        weight = jnp.zeros((targets.size, CLASSES), dtype=jnp.float64)
+        state, gradients = optimizer.init(weight), []
+        slope = jax.jit(jax.grad(loss))
+        for _ in range(sizes.epochs):
+            for start in range(0, sizes.samples, sizes.micro_batch_size):
+                batch = slice(start, start + sizes.micro_batch_size)
+                updates, state = optimizer.update(slope(weight, inputs[batch], targets[batch]), state, weight)
+                if optimizer.has_updated(state):
+                    gradients.append(-np.asarray(updates) / rates[len(gradients)] / gain)
+    one_hot = np.eye(CLASSES)[np.where(targets == IGNORE_INDEX, 0, targets).reshape(-1)]
+    responses = (1 / CLASSES - one_hot) * (targets.reshape(-1) != IGNORE_INDEX)[:, None]
+    units = [1] * sizes.samples if objective == "sample" else [unmasked(row) for row in torch.from_numpy(targets)]
+    by_row = [(gradient * responses).sum(1) / np.maximum((responses**2).sum(1), 1e-30) for gradient in gradients]
+    matrix = [row.reshape(sizes.samples, -1).sum(1) / np.asarray(units) for row in by_row]
+    return Reading(
+        loop="optax.MultiSteps",
+        objective=objective,
+        sizes=sizes,
+        units=tuple(units),
+        matrix=[row.tolist() for row in matrix],
+        learning_rates=rates[: len(gradients)],
+        contributions=[],
+        shared=[],
+        implied=[],
+        directions=torch.zeros(0),
+    )
