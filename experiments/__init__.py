@@ -1,6 +1,7 @@
 """One module per claim: ``run(bench) -> DataFrame``, ``plot(frame) -> Figure``, ``summarise(frame) -> dict``.
 
+A module may have ``tables``, ``figures`` and ``documents`` as well: functions of the frame that name further results.
 ``python -m experiments`` runs them all and writes results/; see ``python -m experiments --help``.
 """
 
-NAMES = ("error_by_step", "ragged_lengths", "drift", "tolerance", "scale", "probe_cost")
+NAMES = ("error_by_step", "ragged_lengths", "drift", "tolerance", "scale", "probe_cost", "frameworks")

@@ -20,6 +20,8 @@ from experiments import NAMES
 from experiments.bench import Bench
 from experiments.results import RESULTS, write
 
+PARTS = ("tables", "figures", "documents")  # what a module may have beside plot(frame)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the experiments that the command line names; 0, or 2 for a call that makes no sense."""
@@ -45,9 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
             experiment = importlib.import_module(f"experiments.{name}")
             frame = experiment.run(bench)
             numbers = experiment.summarise(frame)
-            tables = experiment.tables(frame) if hasattr(experiment, "tables") else None
-            figure = experiment.plot(frame)
-            write(options.results, name, frame, figure=figure, numbers=numbers, bench=bench, tables=tables)
+            more = {part: getattr(experiment, part)(frame) for part in PARTS if hasattr(experiment, part)}
+            drawn = {name: experiment.plot(frame), **more.pop("figures", {})}
+            write(options.results, name, frame, figures=drawn, numbers=numbers, bench=bench, **more)
             console.print(
                 f"[bold]{name}[/bold] ({time.perf_counter() - started:.0f} s): {numbers['finding']}", highlight=False
             )

@@ -28,25 +28,30 @@ def write(
     name: str,
     frame: pd.DataFrame,
     *,
-    figure: Figure,
+    figures: dict[str, Figure],
     numbers: dict[str, Any],
     bench: Bench,
     tables: dict[str, pd.DataFrame] | None = None,
+    documents: dict[str, str] | None = None,
 ) -> None:
     """Write data/NAME.csv, figures/NAME.svg and .png, and the experiment's entry in summary.json.
 
-    ``tables`` are written in place of the frame, by their names. CSV and SVG of one frame are the same bytes whenever
-    they are written.
+    ``tables`` are written in place of the frame, by their names, and ``documents`` by their paths. CSV and SVG of one
+    frame are the same bytes whenever they are written.
     """
     for title, table in (tables or {name: frame}).items():
         text = table.to_csv(index=False, float_format="%.6g")
         write_atomically(folder / f"data/{title}.csv", partial(Path.write_text, data=text))
-    # Element ids of an SVG are random, and its date is now, unless told otherwise.
-    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "savefig.bbox": "tight", "savefig.dpi": 150}):
-        write_atomically(
-            folder / f"figures/{name}.svg", lambda path: figure.savefig(path, format="svg", metadata={"Date": None})
-        )
-        write_atomically(folder / f"figures/{name}.png", lambda path: figure.savefig(path, format="png"))
+    for title, figure in figures.items():
+        # Element ids of an SVG are random, and its date is now, unless told otherwise.
+        with mpl.rc_context(
+            {"svg.hashsalt": title, "svg.fonttype": "none", "savefig.bbox": "tight", "savefig.dpi": 150}
+        ):
+            svg = partial(figure.savefig, format="svg", metadata={"Date": None})
+            write_atomically(folder / f"figures/{title}.svg", svg)
+            write_atomically(folder / f"figures/{title}.png", partial(figure.savefig, format="png"))
+    for where, text in (documents or {}).items():
+        write_atomically(folder / where, partial(Path.write_text, data=text))
     path = folder / "summary.json"
     summary = json.loads(path.read_text()) if path.exists() else {}
     summary[name] = {"provenance": provenance(bench), **numbers}

@@ -28,6 +28,7 @@ LOOPS: dict[str, dict[str, Any]] = {
     },
     "early_first_step": {"color": "#D55E00", "marker": "v", "linestyle": ":", "label": "batch_idx % k == 0"},
 }
+INK = "#222222"
 NOISE: dict[str, Any] = {"color": "#999999", "alpha": 0.35, "linewidth": 0, "label": "noise floor × 16 (tolerance)"}
 
 

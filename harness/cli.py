@@ -1,4 +1,4 @@
-"""The command: ``accumcheck check my_loop.py:train`` and ``accumcheck init test_my_loop.py``."""
+"""The command: ``accumcheck check my_loop.py:train``, ``init test_my_loop.py`` and ``frameworks``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.adapters import ADAPTERS
 from harness.ambient import preserved
 from harness.check import check_equivalence
+from harness.conformance import COLUMNS, conformance
 from harness.figures import draw, require_suffix, save
 from harness.findings import LAWS, Finding
 from harness.probe import TIME_LIMIT
@@ -46,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command == "init":
         return _init(Path(options.file), options.loop)
+    if options.command == "frameworks":
+        return _frameworks(options.names, options.json)
     if options.figure and len(options.loops) > 1:
         parser.error(f"--figure draws one loop, got {len(options.loops)}")
     if options.figure:
@@ -151,15 +155,15 @@ def _print(results: list[Any]) -> None:
         else:
             print(result[0])
     if len(results) > 1:
-        _table([result if isinstance(result, dict) else result[1] for result in results], console)
+        objects = [result if isinstance(result, dict) else result[1] for result in results]
+        rows = [
+            (o["loop"], o["verdict"], ", ".join(f["id"] for f in o["findings"]), _short(o["counterexample"]))
+            for o in objects
+        ]
+        _table(("loop", "verdict", "findings", "counterexample"), rows, console)
 
 
-def _table(objects: list[dict[str, Any]], console: Any) -> None:
-    rows = [
-        (o["loop"], o["verdict"], ", ".join(f["id"] for f in o["findings"]), _short(o["counterexample"]))
-        for o in objects
-    ]
-    header = ("loop", "verdict", "findings", "counterexample")
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], console: Any) -> None:
     if not console:
         for row in [header, *rows]:
             print("\t".join(row))
@@ -226,6 +230,37 @@ def _init(path: Path, loop: str) -> int:
     return 0
 
 
+def _frameworks(names: Sequence[str], as_json: bool) -> int:
+    """Print what the frameworks that are installed here do; 0, or 2 where one fails, is unknown, or none is there."""
+    known = {adapter.id: adapter for adapter in ADAPTERS}
+    if unknown := [name for name in names if name not in known]:
+        print(f"accumcheck: no framework {unknown[0]!r}: choose from {', '.join(known)}", file=sys.stderr)
+        return STATUS["error"]
+    rows, failed = [], False
+    for name in names or known:
+        adapter = known[name]
+        if adapter.version is None:
+            print(
+                f"accumcheck: {name}: {adapter.package} is not installed: pip install {adapter.package}",
+                file=sys.stderr,
+            )
+            failed |= bool(names)
+            continue
+        try:
+            with _silent_stdout():
+                rows.append(conformance(adapter))
+        except LoopError as error:
+            print(f"accumcheck: {name}: {error}", file=sys.stderr)
+            failed = True
+    if as_json:
+        print(json.dumps([row.as_dict() for row in rows], allow_nan=False))
+    else:
+        header = ("framework", "setting", "release", *COLUMNS)
+        cells = [(r.adapter.framework, r.adapter.setting, r.adapter.release, *map(str, r.cells.values())) for r in rows]
+        _table(header, cells, _console())
+    return STATUS["error"] if failed or not rows else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="accumcheck",
@@ -250,6 +285,9 @@ def _parser() -> argparse.ArgumentParser:
     init = commands.add_parser("init", help="write a test file for your loop, which is yours from then on")
     init.add_argument("file", metavar="FILE", help="for example test_equivalence.py")
     init.add_argument("--loop", default="my_loop:train", help="FILE.py:FUNCTION or package.module:FUNCTION")
+    frameworks = commands.add_parser("frameworks", help="what the frameworks that are installed here do")
+    frameworks.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(a.id for a in ADAPTERS)}")
+    frameworks.add_argument("--json", action="store_true", help="print a list of objects, and nothing else")
     return parser
 
 

@@ -34,7 +34,7 @@ from harness.task import IGNORE_INDEX, Loop, LoopError, Objective, Sizes, Task, 
 LOW, HIGH = 2.0**-10, 2.0**10  # gains: gradients of order 1e-3 stay below a clipping threshold, of order 1e3 do not
 CLASSES = 8  # softmax of zeros is 1/8, which is exact
 TOKENS = 4  # the longest sample
-DECAY = 0.98  # of the learning rate, per scheduler step
+RATE, DECAY = 0.1, 0.98  # the first learning rate, and what it is multiplied with at each scheduler step
 TIME_LIMIT = 60.0  # seconds for one training run of a probe
 
 Row = list[float]
@@ -124,6 +124,8 @@ def probe(
                 f"{name_of(train)} did not end within {time_limit:g} seconds at {sizes} ({run.steps} optimizer steps): "
                 "look for a loop without end, or raise the time limit"
             ) from None
+        except LoopError:
+            raise
         except (Exception, SystemExit) as error:
             where = f"at {sizes}, after {run.steps} optimizer steps"
             raise LoopError(f"{name_of(train)} raised {type(error).__name__} {where}: {error}") from error
@@ -184,7 +186,7 @@ class _Run:
         self.targets = targets.flatten().clone()  # the loop may change the data set
         self.units = [1] * len(targets) if objective == "sample" else [unmasked(row) for row in targets]
         self.model = ProbeModel(targets.numel(), gain).to(device)
-        optimizer = SGD(self.model.parameters(), lr=0.1)
+        optimizer = SGD(self.model.parameters(), lr=RATE)
         dataset = TensorDataset(inputs.to(device), targets.to(device))
         self.loader = _Loader(dataset, sizes.micro_batch_size, shuffle=True) if shuffle else None
         self.task = Task(

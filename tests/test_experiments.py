@@ -59,7 +59,7 @@ def test_experiment_runs_draws_and_sums_up(name, tmp_path):
         assert isinstance(figure, Figure)
         assert all(axis.get_xlabel() or figure.get_supxlabel() for axis in figure.axes[-1:])
         bench = Bench(quick=True)
-        write(tmp_path / attempt, name, frame, figure=figure, numbers=numbers, bench=bench, tables=tables)
+        write(tmp_path / attempt, name, frame, figures={name: figure}, numbers=numbers, bench=bench, tables=tables)
     for file in (
         *(f"data/{title}.csv" for title in tables),
         f"figures/{name}.svg",

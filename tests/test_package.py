@@ -12,7 +12,7 @@ HARNESS = Path(__file__).parent.parent / "harness"
 ORDER = [
     "task", "ambient", "deadline", "differences", "recorder", "data", "models", "problems", "coupling",
     "loops", "bugs", "styles", "contributions", "findings", "probe", "diagnose", "strategies", "lockstep", "tolerance",
-    "search", "report", "figures", "check", "cli", "plugin",
+    "search", "report", "figures", "check", "adapters", "conformance", "cli", "plugin",
     "__init__",
 ]  # fmt: skip
 
@@ -26,14 +26,25 @@ def imports(path):
 
 
 def test_every_module_has_its_place():
-    assert sorted(path.stem for path in HARNESS.glob("*.py")) == sorted(ORDER)
+    modules = [path.stem for path in HARNESS.glob("*.py")] + [
+        path.parent.name for path in HARNESS.glob("*/__init__.py")
+    ]
+    assert sorted(modules) == sorted(ORDER)
 
 
 @pytest.mark.parametrize("module", ORDER)
 def test_imports_run_downwards(module):
-    for name in imports(HARNESS / f"{module}.py"):
-        if name.startswith("harness."):
-            assert ORDER.index(name.split(".")[1]) < ORDER.index(module), name
+    for path in [HARNESS / f"{module}.py", *(HARNESS / module).glob("*.py")]:
+        for name in imports(path) if path.exists() else ():
+            if name.startswith("harness."):
+                place = ORDER.index(name.split(".")[1])
+                assert place < ORDER.index(module) or name.startswith(f"harness.{module}"), name
+
+
+@pytest.mark.parametrize("path", (HARNESS / "adapters").glob("*.py"), ids=lambda path: path.stem)
+def test_a_framework_is_imported_only_when_it_is_used(path):
+    known = {"harness", "torch", "numpy", "__future__", *sys.stdlib_module_names}
+    assert {name.split(".")[0] for name in imports(path)} <= known
 
 
 @pytest.mark.parametrize("module", ["harness", "harness.plugin", "harness.strategies", "harness.cli"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.adapters import need
 from harness.task import Task
 
 
@@ -14,7 +15,7 @@ def train(task: Task, max_norm: float | None = None) -> None:
 
 def run(task: Task, max_norm: float | None, clear_first: bool = False, **settings: Any) -> None:
     """``settings`` are those of GradientAccumulationPlugin."""
-    import accelerate  # noqa: PLC0415
+    accelerate = need("accelerate", "accelerate")
 
     plugin = accelerate.utils.GradientAccumulationPlugin(num_steps=task.accumulation_steps, **settings)
     accelerator = accelerate.Accelerator(gradient_accumulation_plugin=plugin, cpu=task.device.type == "cpu")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from harness.adapters import need
 from harness.data import unmasked
 from harness.task import Task
 
@@ -40,7 +41,9 @@ def run(
     task: Task, model: nn.Module, dataset: Dataset[Any], max_norm: float | None, max_steps: int = -1, **settings: Any
 ) -> None:
     """Trainer on a model of choice; ``settings`` are TrainingArguments."""
-    import transformers  # noqa: PLC0415
+    if max_norm:
+        settings["max_grad_norm"] = max_norm
+    transformers = need("transformers", "transformers accelerate")
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
@@ -49,7 +52,6 @@ def run(
             gradient_accumulation_steps=task.accumulation_steps,
             num_train_epochs=task.epochs,
             max_steps=max_steps,
-            max_grad_norm=max_norm or 0.0,
             train_sampling_strategy="sequential",
             use_cpu=task.device.type == "cpu",
             remove_unused_columns=False,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from harness.adapters import need
 from harness.task import Task
 
 
 def train(task: Task, max_norm: float | None = None) -> None:
     """The schedule runs where Ignite's own example has it: at each completed iteration that ends a window."""
-    from ignite.engine import Engine, Events, create_supervised_trainer  # noqa: PLC0415
-
-    trainer = create_supervised_trainer(
+    engine = need("ignite.engine", "pytorch-ignite")
+    trainer = engine.create_supervised_trainer(
         task.model, task.optimizer, task.loss_fn, task.device, gradient_accumulation_steps=task.accumulation_steps
     )
 
-    @trainer.on(Events.ITERATION_COMPLETED(every=task.accumulation_steps))
-    def schedule(_: Engine) -> None:
+    @trainer.on(engine.Events.ITERATION_COMPLETED(every=task.accumulation_steps))
+    def schedule(_: Any) -> None:
         task.scheduler.step()
 
     trainer.run(task.loader, max_epochs=task.epochs)

@@ -8,29 +8,30 @@ from unittest import mock
 
 from torch import Tensor
 
+from harness.adapters import need
 from harness.task import LoopError, Task
 
 
 def train(task: Task, max_norm: float | None = None) -> None:
-    """``fit`` as documented; the update that Keras computes is made by the task's optimizer, at Keras' learning rate."""
+    """``fit`` as documented; the task's optimizer makes the updates that Keras computes, at Keras' learning rate."""
     with mock.patch.dict(os.environ, KERAS_BACKEND="torch"):
-        import keras  # noqa: PLC0415
+        keras = need("keras", "keras")
     if keras.backend.backend() != "torch":
         raise LoopError(f"Keras runs on {keras.backend.backend()!r}: set KERAS_BACKEND=torch before it is imported")
 
-    class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         def __call__(self, step: Any) -> Any:
             while task.scheduler.last_epoch < int(step):
                 task.scheduler.step()
             return task.scheduler.get_last_lr()[0]
 
-    class Optimizer(keras.optimizers.SGD):  # type: ignore[misc]
+    class Optimizer(keras.optimizers.SGD):
         def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
             for gradient, variable in zip(grads, trainable_variables, strict=True):
                 variable.value.grad = gradient.clone()
             task.optimizer.step()
 
-    class Model(keras.Model):  # type: ignore[misc]
+    class Model(keras.Model):
         def __init__(self) -> None:
             super().__init__()
             self.inner = keras.layers.TorchModuleWrapper(task.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.adapters import need
 from harness.task import Task
 
 
@@ -14,7 +15,7 @@ def train(task: Task, max_norm: float | None = None) -> None:
 
 def run(task: Task, max_norm: float | None, **settings: Any) -> None:
     """``settings`` are those of Trainer."""
-    import lightning  # noqa: PLC0415
+    lightning = need("lightning", "lightning")
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:

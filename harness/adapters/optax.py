@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.adapters import need
 from harness.data import unmasked
-from harness.probe import CLASSES, DECAY, LOW, Reading, samples_of
+from harness.probe import CLASSES, DECAY, LOW, RATE, Reading, samples_of
 from harness.task import IGNORE_INDEX, Objective, Sizes
 
 
@@ -19,29 +20,28 @@ def read(
 
     Parameters stay zero, so that all responses are alike; the inner optimizer is SGD with a schedule.
     """
-    import jax  # noqa: PLC0415
-    import jax.numpy as jnp  # noqa: PLC0415
-    import optax  # noqa: PLC0415
+    jax, jnp, optax = need("jax", "jax"), need("jax.numpy", "jax"), need("optax", "optax")
 
     inputs, targets = (np.asarray(tensor) for tensor in samples_of(sizes.samples, objective, seed))
-    rates = [0.1 * DECAY**step for step in range(sizes.micro_batches * sizes.epochs + 1)]
+    rates = [RATE * DECAY**step for step in range(sizes.micro_batches * sizes.epochs + 1)]
 
     def loss(weight: Any, rows: Any, labels: Any) -> Any:
         kept = labels != IGNORE_INDEX
         each = optax.softmax_cross_entropy_with_integer_labels(gain * weight[rows], jnp.where(kept, labels, 0))
         return (each * kept).sum() / kept.sum()
 
+    gradients: list[Any] = []
     with jax.enable_x64(True):
         chain = [optax.clip_by_global_norm(max_norm)] if max_norm else []
-        inner = optax.chain(*chain, optax.sgd(lambda count: 0.1 * DECAY**count))
+        inner = optax.chain(*chain, optax.sgd(lambda count: RATE * DECAY**count))
         optimizer = optax.MultiSteps(inner, every_k_schedule=sizes.accumulation_steps)
         weight = jnp.zeros((targets.size, CLASSES), dtype=jnp.float64)
-        state, gradients = optimizer.init(weight), []
-        slope = jax.jit(jax.grad(loss))
+        state = optimizer.init(weight)
+        slope, update = jax.jit(jax.grad(loss)), jax.jit(optimizer.update)
         for _ in range(sizes.epochs):
             for start in range(0, sizes.samples, sizes.micro_batch_size):
                 batch = slice(start, start + sizes.micro_batch_size)
-                updates, state = optimizer.update(slope(weight, inputs[batch], targets[batch]), state, weight)
+                updates, state = update(slope(weight, inputs[batch], targets[batch]), state, weight)
                 if optimizer.has_updated(state):
                     gradients.append(-np.asarray(updates) / rates[len(gradients)] / gain)
     one_hot = np.eye(CLASSES)[np.where(targets == IGNORE_INDEX, 0, targets).reshape(-1)]

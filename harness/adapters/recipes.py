@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.data import unmasked
 from harness.task import Task
@@ -39,7 +40,7 @@ def nanogpt(task: Task, max_norm: float | None = None) -> None:
     https://github.com/karpathy/nanoGPT/blob/master/train.py
     """
 
-    def supply():  # type: ignore[no-untyped-def] # noqa: ANN202
+    def supply() -> Iterator[tuple[Tensor, ...]]:
         while True:
             yield from task.loader
 

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from harness.adapters import need
 from harness.task import Task
 
 
 def train(task: Task, max_norm: float | None = None) -> None:
     """A step at every k-th micro-batch of an epoch, with the loss divided by k."""
-    import skorch  # noqa: PLC0415
+    skorch = need("skorch", "skorch")
 
     class Net(skorch.NeuralNet):
         def get_loss(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from harness.adapters import need
 from harness.adapters.skorch import fit
 from harness.task import Task
 
 
 def train(task: Task, max_norm: float | None = None) -> None:
     """As the class's documentation has it, with skorch's own callbacks for the schedule and for clipping."""
-    import skorch  # noqa: PLC0415
-    from accelerate import Accelerator  # noqa: PLC0415
-    from skorch.callbacks import GradientNormClipping, LRScheduler  # noqa: PLC0415
-    from skorch.hf import AccelerateMixin  # noqa: PLC0415
+    accelerate, skorch = need("accelerate", "accelerate"), need("skorch", "skorch")
+    callbacks, hf = need("skorch.callbacks", "skorch"), need("skorch.hf", "skorch")
 
-    class Net(AccelerateMixin, skorch.NeuralNet):
+    class Net(hf.AccelerateMixin, skorch.NeuralNet):
         pass
 
-    callbacks = [LRScheduler(policy=lambda *_, **__: task.scheduler, step_every="batch")]
+    used = [callbacks.LRScheduler(policy=lambda *_, **__: task.scheduler, step_every="batch")]
     if max_norm:
-        callbacks.append(GradientNormClipping(max_norm))
-    accelerator = Accelerator(gradient_accumulation_steps=task.accumulation_steps, cpu=task.device.type == "cpu")
-    fit(task, Net, accelerator=accelerator, callbacks=callbacks)
+        used.append(callbacks.GradientNormClipping(max_norm))
+    accelerator = accelerate.Accelerator(
+        gradient_accumulation_steps=task.accumulation_steps, cpu=task.device.type == "cpu"
+    )
+    fit(task, Net, accelerator=accelerator, callbacks=used)

@@ -1,0 +1,205 @@
+"""Claim: current frameworks treat tails, short micro-batches and tokens differently from full-batch training.
+
+``python -m experiments frameworks`` (needs ``pip install 'accumcheck[frameworks]'``; reads what is installed)
+
+One row for each framework and setting, with the weights that its own training loop gives to samples, read by the probe.
+Which behaviours are documented, and which public threads describe them, is in experiments/threads.tsv.
+"""
+
+from __future__ import annotations
+
+import csv
+import textwrap
+import warnings
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from experiments import style
+from experiments.bench import ROOT, Bench, Row
+from harness.adapters import ADAPTERS
+from harness.conformance import COLUMNS, TAIL, conformance
+from harness.contributions import window_mean
+from harness.probe import exact
+from harness.task import LoopError
+
+THREADS = ROOT / "experiments/threads.tsv"
+NAMED = ["name", "framework", "setting", "release", "loop"]
+LOOKS = {  # colour and sign of each kind of cell
+    "equal": ("#DDEEF8", "="),
+    "policy": ("#FFF2CC", "≈"),
+    "differs": ("#F6C6A6", "≠"),
+    "none": ("#F2F2F2", ""),
+}
+BY_NAME = {adapter.id: adapter for adapter in ADAPTERS}
+
+
+def run(bench: Bench) -> pd.DataFrame:
+    """A row for every cell, and for every weight of the readings that the heat maps show."""
+    names = [name for name, adapter in BY_NAME.items() if adapter.version]
+    if missing := sorted({BY_NAME[name].package for name in BY_NAME if name not in names}):
+        warnings.warn(f"not installed, and left out: {', '.join(missing)}", stacklevel=2)
+    if bench.quick:
+        names = ["accelerate", "nanogpt", "book_before", "book_after"]
+    return pd.DataFrame(bench.map(measure, [{"name": name} for name in names]))
+
+
+def measure(name: str) -> list[Row]:
+    """All rows of one framework in one setting."""
+    adapter = BY_NAME[name]
+    named = dict(zip(NAMED, (name, adapter.framework, adapter.setting, adapter.release, adapter.target), strict=True))
+    try:
+        found = conformance(adapter)
+    except LoopError as error:
+        return [{**named, "part": "cell", "column": "error", "kind": "none", "text": str(error)}]
+    cells = [
+        {**named, "part": "cell", "column": column, "kind": cell.kind, "text": cell.text}
+        for column, cell in found.cells.items()
+    ]
+    weights = [
+        {**named, "part": "weight", "step": step, "sample": sample, "weight": weight}
+        for step, row in enumerate(found.tail.matrix)
+        for sample, weight in enumerate(row)
+    ]
+    return [*cells, *weights]
+
+
+def tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The matrix, a row for each cell, with what is documented; and the weights of the heat maps."""
+    cells = frame.loc[frame["part"] == "cell", [*NAMED, "column", "kind", "text"]]
+    known = pd.read_csv(THREADS, sep="\t", keep_default_na=False, quoting=csv.QUOTE_NONE)
+    cells = cells.merge(known, on=["name", "column"], how="left", validate="one_to_one")
+    cells.loc[cells["kind"].isin(["equal", "none"]), list(known.columns[2:])] = ""
+    cells["reproduce"] = [
+        "" if kind in ("equal", "none") else f"accumcheck frameworks {name}"
+        for kind, name in zip(cells["kind"], cells["name"], strict=True)
+    ]
+    weights = frame.loc[frame["part"] == "weight", ["name", "step", "sample", "weight"]]
+    return {"frameworks": cells.fillna(""), "frameworks_weights": weights.astype({"step": int, "sample": int})}
+
+
+def summarise(frame: pd.DataFrame) -> dict[str, Any]:
+    """How many of the settings equal full-batch training, in each column and in all."""
+    cells = frame[frame["part"] == "cell"]
+    kinds = cells.pivot(index="name", columns="column", values="kind")
+    equal = {column: int((kinds[column] == "equal").sum()) for column in COLUMNS}
+    all_equal = [str(name) for name in kinds.index if set(kinds.loc[name]) <= {"equal", "none"}]
+    return {
+        "settings": len(kinds),
+        "equal": equal,
+        "equal_everywhere": all_equal,
+        "releases": sorted(cells["release"].unique()),
+        "finding": (
+            f"of {len(kinds)} settings, {equal['full window']} equal full-batch training in full windows, "
+            f"{equal['tail']} in the tail, {equal['short last micro-batch']} with a short micro-batch, "
+            f"{equal['tokens']} for token means, and {len(all_equal)} everywhere"
+        ),
+    }
+
+
+def plot(frame: pd.DataFrame) -> Figure:
+    """The matrix: a row for each setting, a column for each behaviour."""
+    cells = frame[frame["part"] == "cell"]
+    names = list(dict.fromkeys(cells["name"]))
+    columns = list(COLUMNS)
+    figure = Figure(figsize=(10, 0.9 + 0.5 * len(names)), layout="constrained")
+    axis = figure.subplots()
+    for y, name in enumerate(names):
+        own = cells[cells["name"] == name].set_index("column")
+        for x, column in enumerate(columns):
+            if column not in own.index:
+                continue
+            color, sign = LOOKS[own.loc[column, "kind"]]
+            axis.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=color, edgecolor="none"))
+            text = own.loc[column, "text"]
+            text = "=" if text == "equal" else f"{sign} {text}"
+            axis.text(x, y, textwrap.fill(text, 13), ha="center", va="center", fontsize=9, linespacing=1.0)
+    labels = [
+        f"{BY_NAME[name].framework} ({BY_NAME[name].release})\n{textwrap.shorten(BY_NAME[name].setting, 40)}"
+        for name in names
+    ]
+    axis.set_yticks(range(len(names)), labels, fontsize=8.5)
+    axis.set_xticks(range(len(columns)), [textwrap.fill(column, 12) for column in columns], fontsize=9.5)
+    axis.xaxis.tick_top()
+    axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(names) - 0.5, -0.5))
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    axis.set_xlabel(
+        "= as full-batch training     ≈ another declared policy     ≠ differs, weight for the weight that is due"
+    )
+    return figure
+
+
+def figures(frame: pd.DataFrame) -> dict[str, Figure]:
+    """The contribution matrix of every setting, next to the one that is due."""
+    weights = frame[frame["part"] == "weight"]
+    names = list(dict.fromkeys(weights["name"]))
+    due = [[float(weight) for weight in row] for row in window_mean(TAIL)]
+    panels: list[tuple[str, list[list[float]]]] = [("full-batch training", due)]
+    for name in names:
+        own = weights[weights["name"] == name].pivot(index="step", columns="sample", values="weight")
+        panels.append((f"{BY_NAME[name].framework}\n{BY_NAME[name].setting}", own.to_numpy().tolist()))
+    across = 3
+    down = -(-len(panels) // across)
+    figure, axes = style.panels(down, across, width=10.0, height=2.1)
+    for axis, (title, matrix) in zip(axes.flat, panels, strict=False):
+        rows = [*matrix, *[[0.0] * TAIL.samples] * (len(due) - len(matrix))]
+        axis.imshow(rows, cmap="Blues", vmin=0, vmax=0.8, aspect="auto")
+        for step, row in enumerate(matrix):
+            for sample, weight in enumerate(row):
+                if weight:
+                    ink = "white" if weight > 0.5 else style.INK
+                    axis.text(sample, step, str(exact(weight)), ha="center", va="center", fontsize=7.5, color=ink)
+                wanted = due[step][sample] if step < len(due) else 0.0
+                if abs(weight - wanted) > 1e-6:
+                    box = (sample - 0.46, step - 0.44)
+                    axis.add_patch(Rectangle(box, 0.92, 0.88, fill=False, edgecolor="#D55E00", linewidth=1.2))
+        for step in range(len(matrix), len(due)):
+            axis.text((TAIL.samples - 1) / 2, step, "no update", ha="center", va="center", fontsize=7)
+        axis.grid(visible=False)
+        axis.set_title(title, fontsize=9)
+        axis.set_xticks(range(TAIL.samples))
+        axis.set_yticks(range(len(rows)))
+        axis.tick_params(labelsize=7.5, length=2)
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.set_axis_off()
+    figure.supxlabel("sample", fontsize=9)
+    figure.supylabel("optimizer step (two epochs)", fontsize=9)
+    return {"frameworks_weights": figure}
+
+
+def documents(frame: pd.DataFrame) -> dict[str, str]:
+    """The matrix in Markdown, each difference with the command that shows it and the thread that describes it."""
+    cells = tables(frame)["frameworks"]
+    lines = [
+        "# What frameworks do with gradient accumulation",
+        "",
+        f'Sizes: {TAIL} for tails; `experiments/frameworks.py` has the others. "1/4 for 1/3" is the weight that a '
+        "sample gets, for the weight that it has in full-batch training. A cell that differs differs from full-batch "
+        "training; where the semantics is documented, it says so.",
+        "",
+        "| framework | setting | release | " + " | ".join(COLUMNS) + " |",
+        "|---" * (3 + len(COLUMNS)) + "|",
+    ]
+    for name in dict.fromkeys(cells["name"]):
+        own = cells[cells["name"] == name].set_index("column")
+        first = own.iloc[0]
+        texts = [_cell(own.loc[column]) if column in own.index else "" for column in COLUMNS]
+        lines.append("| " + " | ".join([first["framework"], first["setting"], first["release"], *texts]) + " |")
+    lines += ["", "## Columns", "", *(f"- **{column}**: {text}" for column, text in COLUMNS.items())]
+    lines += ["", "## Differences", "", "| setting | column | is | documented | thread | reproduce |", "|---" * 6 + "|"]
+    for row in cells[cells["kind"].isin(["differs", "policy"])].astype(str).to_dict("records"):
+        documented = f"{row['documented']}: {row['documented_where']}" if row["documented_where"] else row["documented"]
+        known = ". ".join(filter(None, [row["thread"], row["note"]]))
+        named = f"{row['framework']}, {row['setting']}"
+        texts = [named, row["column"], row["text"], documented, known, f"`{row['reproduce']}`"]
+        lines.append("| " + " | ".join(texts) + " |")
+    return {"frameworks.md": "\n".join(lines) + "\n"}
+
+
+def _cell(row: Any) -> str:
+    sign = LOOKS[row["kind"]][1]
+    text = "=" if row["text"] == "equal" else f"{sign} {row['text']}"
+    return f"[{text}]({row['thread']})" if row["thread"] else text

@@ -1,0 +1,90 @@
+"""Adapters: what the committed matrix says is what the installed frameworks do, and nothing global is left changed."""
+
+import logging
+import os
+import random
+import sys
+import warnings
+
+import pandas as pd
+import pytest
+import torch
+
+from experiments.results import RESULTS
+from harness.adapters import ADAPTERS, need
+from harness.conformance import COLUMNS, conformance
+from harness.task import LoopError, Sizes
+
+COMMITTED = pd.read_csv(RESULTS / "data/frameworks.csv", keep_default_na=False)
+WEIGHTS = pd.read_csv(RESULTS / "data/frameworks_weights.csv")
+
+
+def state():
+    return (
+        dict(os.environ),
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        torch.is_grad_enabled(),
+        list(warnings.filters),
+        logging.root.level,
+        torch.are_deterministic_algorithms_enabled(),
+        os.getcwd(),
+    )
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.id)
+def test_the_committed_matrix_is_what_the_framework_does(adapter):
+    adapter.read(Sizes(4, 1, 2, 1))  # importing a framework may set what it likes
+    before = state()
+    found = conformance(adapter)
+    assert state() == before
+    committed = COMMITTED[COMMITTED["name"] == adapter.id]
+    assert committed["release"].unique().tolist() == [adapter.release], "run python -m experiments frameworks"
+    assert dict(zip(committed["column"], committed["text"], strict=True)) == {c: str(v) for c, v in found.cells.items()}
+    own = WEIGHTS[WEIGHTS["name"] == adapter.id].pivot(index="step", columns="sample", values="weight")
+    assert found.tail.matrix == [pytest.approx(row, abs=1e-5) for row in own.to_numpy().tolist()]
+
+
+def test_every_difference_is_documented_or_not_and_can_be_reproduced():
+    assert set(COMMITTED["column"]) == set(COLUMNS)
+    assert sorted(COMMITTED["name"].unique()) == sorted(adapter.id for adapter in ADAPTERS)
+    different = COMMITTED[COMMITTED["kind"].isin(["differs", "policy"])]
+    assert set(different["documented"]) <= {"yes", "partly", "no"}
+    assert set(different["reproduce"]) <= {f"accumcheck frameworks {adapter.id}" for adapter in ADAPTERS}
+    assert different["thread"].str.match(r"(https://github\.com/\S+)?$").all()
+    unsaid = different[(different["documented"] == "no") & (different["thread"] == "")]
+    assert (unsaid["note"] != "").all()  # why there is no thread: a report of ours, or semantics
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("lightning", "lightning is not installed: pip install lightning"),
+        ("ignite", "ignite is not installed: pip install pytorch-ignite"),
+        ("hf_trainer", "transformers is not installed: pip install transformers accelerate"),
+        ("keras_torch", "keras is not installed: pip install keras"),
+    ],
+)
+def test_a_missing_framework_is_named_with_what_to_install(name, text, monkeypatch):
+    adapter = next(adapter for adapter in ADAPTERS if adapter.id == name)
+    for module in [m for m in sys.modules if m.split(".")[0] == text.split()[0]]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "meta_path", [_Hides(text.split()[0]), *sys.meta_path])
+    with pytest.raises(LoopError) as caught:
+        adapter.read(Sizes(4, 1, 2, 1))
+    assert str(caught.value) == text
+
+
+class _Hides:
+    def __init__(self, name):
+        self.name = name
+
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == self.name:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=self.name)
+
+
+def test_a_module_of_a_package_that_is_there_is_returned():
+    assert need("json", "json").loads("[1]") == [1]
