@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+# Asks for torchvision and spacy, which its training loop does not use: so without what it asks for.
+FASTAI := fastai fastcore fastdownload fastprogress fasttransform plum-dispatch beartype
 
 .PHONY: results test clean
 
@@ -20,6 +22,8 @@ test: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt requests
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps $(FASTAI)
 	touch $@
 
 clean:

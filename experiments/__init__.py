@@ -4,4 +4,6 @@ A module may have ``tables``, ``figures`` and ``documents`` as well: functions o
 ``python -m experiments`` runs them all and writes results/; see ``python -m experiments --help``.
 """
 
-NAMES = ("error_by_step", "ragged_lengths", "drift", "tolerance", "scale", "probe_cost", "frameworks")
+NAMES = (
+    *("error_by_step", "ragged_lengths", "drift", "tolerance", "scale", "probe_cost", "frameworks", "architectures"),
+)

@@ -12,6 +12,7 @@ from experiments import NAMES
 from experiments.__main__ import main
 from experiments.bench import Bench
 from experiments.results import RESULTS, provenance, write, write_atomically
+from experiments.trainer_case import HEADS
 from harness.task import Sizes
 
 calls = []
@@ -49,6 +50,9 @@ def test_rows_do_not_depend_on_the_number_of_jobs():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_experiment_runs_draws_and_sums_up(name, tmp_path):
+    if name == "architectures":
+        pytest.importorskip("transformers")
+        pytest.importorskip("accelerate")
     experiment = importlib.import_module(f"experiments.{name}")
     frame = experiment.run(Bench(quick=True))
     numbers = experiment.summarise(frame)
@@ -132,6 +136,10 @@ def test_committed_results_are_complete_and_say_what_they_should():
     cost = summary["probe_cost"]
     assert cost["probe_ratio"] <= 1.5
     assert (cost["right"], cost["named_by_accumcheck"]) == (cost["verdicts"], cost["bugs"])
+    models = summary["architectures"]
+    assert models["largest_noise"] < 1e-5
+    assert models["smallest_difference"] > 1e-2
+    assert sum(models[head]["same"] for head in HEADS) >= 20
 
 
 def test_a_quick_rerun_gives_the_committed_numbers():
