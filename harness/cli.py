@@ -16,7 +16,7 @@ from typing import Any
 from harness.adapters import ADAPTERS
 from harness.ambient import preserved
 from harness.check import check_equivalence
-from harness.conformance import COLUMNS, conformance
+from harness.conformance import conformance
 from harness.figures import draw, require_suffix, save
 from harness.findings import LAWS, Finding
 from harness.probe import TIME_LIMIT
@@ -170,7 +170,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], console: Any) -
         return
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(*header)
+    table = Table(*header, show_lines=any("\n" in cell for row in rows for cell in row))
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -255,9 +255,7 @@ def _frameworks(names: Sequence[str], as_json: bool) -> int:
     if as_json:
         print(json.dumps([row.as_dict() for row in rows], allow_nan=False))
     else:
-        header = ("framework", "setting", "release", *COLUMNS)
-        cells = [(r.adapter.framework, r.adapter.setting, r.adapter.release, *map(str, r.cells.values())) for r in rows]
-        _table(header, cells, _console())
+        _table(("framework", "as full-batch training", "otherwise"), [row.as_texts() for row in rows], _console())
     return STATUS["error"] if failed or not rows else 0
 
 

@@ -54,6 +54,13 @@ class Conformance:
     cells: dict[str, Cell]
     tail: Reading
 
+    def as_texts(self) -> tuple[str, str, str]:
+        """Three texts: the framework, the columns in which it equals full-batch training, and what the others are."""
+        adapter = self.adapter
+        equal = [column for column, cell in self.cells.items() if cell.kind == "equal"]
+        others = [f"{column}: {cell}" for column, cell in self.cells.items() if cell.kind != "equal"]
+        return f"{adapter.framework} ({adapter.release})\n{adapter.setting}", ", ".join(equal), "\n".join(others)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         adapter = self.adapter
@@ -152,7 +159,7 @@ def _tokens(reading: Reading) -> Cell:
     low, high = min(ratios), max(ratios)
     if _close(low, 1) and _close(high, 1):
         return EQUAL
-    return Cell(f"{low:.3g} × to {high:.3g} ×")
+    return Cell(f"{exact(low)} to {exact(high)} ×")
 
 
 def _schedule(reading: Reading, own: Reading) -> Cell:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from harness.adapters import Adapter
 from harness.cli import load, main
 from harness.task import LoopError
 
@@ -184,3 +185,23 @@ def test_init_writes_a_test_that_runs_and_is_left_alone(capsys, tmp_path):
     assert f"{str(path)!r} exists and is yours: choose another name" in capsys.readouterr().err
     assert path.read_text() == before
     assert main(["init", str(tmp_path / "other.py"), "--loop", "train"]) == 2
+
+
+def test_frameworks_prints_what_is_installed(capsys):
+    assert main(["frameworks", "nanogpt", "book_after", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == ["nanogpt", "book_after"]
+    assert rows[1]["cells"]["tail"] == {"kind": "differs", "text": "1/4 for 1/3"}
+    assert rows[0]["cells"]["tail"] == {"kind": "policy", "text": "stream"}
+    assert main(["frameworks", "book_after"]) == 0
+    assert "tail: 1/4 for 1/3" in capsys.readouterr().out
+
+
+def test_frameworks_says_what_is_missing_or_unknown(capsys, monkeypatch):
+    assert main(["frameworks", "lightening"]) == 2
+    assert "no framework 'lightening': choose from hf_trainer, " in capsys.readouterr().err
+    monkeypatch.setattr(Adapter, "version", property(lambda self: None if self.package == "lightning" else "1"))
+    assert main(["frameworks", "lightning", "book_after", "--json"]) == 2
+    printed = capsys.readouterr()
+    assert [row["name"] for row in json.loads(printed.out)] == ["book_after"]
+    assert printed.err == "accumcheck: lightning: lightning is not installed: pip install lightning\n"

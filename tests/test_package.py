@@ -41,7 +41,7 @@ def test_imports_run_downwards(module):
                 assert place < ORDER.index(module) or name.startswith(f"harness.{module}"), name
 
 
-@pytest.mark.parametrize("path", (HARNESS / "adapters").glob("*.py"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((HARNESS / "adapters").glob("*.py")), ids=lambda path: path.stem)
 def test_a_framework_is_imported_only_when_it_is_used(path):
     known = {"harness", "torch", "numpy", "__future__", *sys.stdlib_module_names}
     assert {name.split(".")[0] for name in imports(path)} <= known

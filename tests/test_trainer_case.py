@@ -97,5 +97,5 @@ def test_a_family_without_such_a_head_has_no_model():
 
 def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(ImportError, match=r"architectures needs accelerate, .*: pip install 'accumcheck\[exper"):
+    with pytest.raises(ImportError, match=r"architectures needs accelerate, .*: pip install 'accumcheck\[frameworks"):
         build("gpt2", CAUSAL)
