@@ -23,7 +23,6 @@ from harness.adapters import ADAPTERS
 from harness.conformance import COLUMNS, TAIL, conformance
 from harness.contributions import window_mean
 from harness.probe import exact
-from harness.task import LoopError
 
 THREADS = ROOT / "experiments/threads.tsv"
 NAMED = ["name", "framework", "setting", "release", "loop"]
@@ -50,10 +49,7 @@ def measure(name: str) -> list[Row]:
     """All rows of one framework in one setting."""
     adapter = BY_NAME[name]
     named = dict(zip(NAMED, (name, adapter.framework, adapter.setting, adapter.release, adapter.target), strict=True))
-    try:
-        found = conformance(adapter)
-    except LoopError as error:
-        return [{**named, "part": "cell", "column": "error", "kind": "none", "text": str(error)}]
+    found = conformance(adapter)
     cells = [
         {**named, "part": "cell", "column": column, "kind": cell.kind, "text": cell.text}
         for column, cell in found.cells.items()
@@ -109,8 +105,6 @@ def plot(frame: pd.DataFrame) -> Figure:
     for y, name in enumerate(names):
         own = cells[cells["name"] == name].set_index("column")
         for x, column in enumerate(columns):
-            if column not in own.index:
-                continue
             color, sign = LOOKS[own.loc[column, "kind"]]
             axis.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=color, edgecolor="none"))
             text = own.loc[column, "text"]
@@ -186,7 +180,7 @@ def documents(frame: pd.DataFrame) -> dict[str, str]:
     for name in dict.fromkeys(cells["name"]):
         own = cells[cells["name"] == name].set_index("column")
         first = own.iloc[0]
-        texts = [_cell(own.loc[column]) if column in own.index else "" for column in COLUMNS]
+        texts = [_cell(own.loc[column]) for column in COLUMNS]
         lines.append("| " + " | ".join([first["framework"], first["setting"], first["release"], *texts]) + " |")
     lines += ["", "## Columns", "", *(f"- **{column}**: {text}" for column, text in COLUMNS.items())]
     lines += ["", "## Differences", "", "| setting | column | is | documented | thread | reproduce |", "|---" * 6 + "|"]

@@ -71,7 +71,7 @@ class Adapter:
         if self.function == "read":
             reading: Reading = function(sizes, objective, gain=gain, **options)
             return reading
-        return probe(partial(function, **options), sizes, objective, gain=gain, time_limit=20)
+        return probe(partial(function, **options), sizes, objective, gain=gain)
 
 
 ADAPTERS = (
