@@ -109,7 +109,7 @@ def plot(frame: pd.DataFrame) -> Figure:
             axis.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=color, edgecolor="none"))
             text = own.loc[column, "text"]
             text = "=" if text == "equal" else f"{sign} {text}"
-            axis.text(x, y, textwrap.fill(text, 14), ha="center", va="center", fontsize=9, linespacing=1.0)
+            axis.text(x, y, textwrap.fill(text, 14), ha="center", va="center", fontsize=8.5, linespacing=1.0)
     labels = [
         f"{BY_NAME[name].framework} ({BY_NAME[name].release})\n{textwrap.shorten(BY_NAME[name].setting, 40)}"
         for name in names
