@@ -1,6 +1,6 @@
 """The blog post: a text script whose prose takes its numbers from summary.json, and the notebook made of it.
 
-``python -m experiments.notebook`` fills, executes and writes it. In the script's Markdown and in the comments of its code,
+``python -m experiments.notebook`` fills, executes and writes it. In the script's Markdown and in its code's comments,
 ``{{ drift.steps | .2g }}`` stands for that number of the summary, written in the format behind the bar.
 """
 

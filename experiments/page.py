@@ -9,11 +9,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os.path
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -24,7 +22,7 @@ import jinja2
 import nbformat
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from mdit_py_plugins.anchors import anchors_plugin
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -33,11 +31,10 @@ from pygments.lexers import PythonLexer
 from experiments.bench import ROOT
 from experiments.notebook import SCRIPT
 from experiments.results import RESULTS, write_atomically
+from experiments.svg import inline
 
 _NOTE = re.compile(r"^# (Alt|Caption|Data): (.*(?:\n# (?!(?:Alt|Caption|Data): ).*)*)\n?", re.M)
-_SVG = "http://www.w3.org/2000/svg"
-ET.register_namespace("", _SVG)
-ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+_SCROLL = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
 
 
 class PageError(ValueError):
@@ -68,16 +65,10 @@ def render(notebook: nbformat.NotebookNode, summary: dict[str, Any], results: Pa
             raise PageError(f"cell {number}: {error}") from None
     if not prose.title:
         raise PageError("the first cell has no title: a line that starts with '# '")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.get_template("page.html.jinja")
-    page = template.render(prose=prose, cells=cells, provenance=provenance(summary))
-    return page.rstrip() + "\n"
+    return template.render(prose=prose, cells=cells, provenance=provenance(summary)) + "\n"
 
 
 class _Prose:
@@ -88,7 +79,7 @@ class _Prose:
         self.contents: list[tuple[str, str]] = []
         self._results, self._folder = results, folder
         names = count(1)
-        self._markdown = MarkdownIt("commonmark", {"highlight": lambda code, *_: _block(code)}).enable("table")
+        self._markdown = MarkdownIt("commonmark", {"highlight": _block}).enable("table")
         # Numbered, as two cells may have the same heading.
         self._markdown.use(anchors_plugin, max_level=3, slug_func=lambda _: f"section-{next(names)}")
         self._markdown.add_render_rule("table_open", lambda *_: _SCROLL + "<table>\n")
@@ -121,6 +112,8 @@ class _Prose:
         for token in tokens:
             if token.type == "image":
                 raise PageError("an image in the prose would not be part of the page: display it in a code cell")
+            if token.type == "text":  # 3 · 10⁻⁷ stays on one line
+                token.content = re.sub(r" · 10(?=[⁻⁰¹²³⁴-⁹])", "\u00a0·\u00a010", token.content)
             target = urlsplit(str(token.attrs.get("href", "")))
             if token.type == "link_open" and target.path and not target.scheme:
                 path = os.path.relpath(self._folder / target.path, self._results)
@@ -136,19 +129,18 @@ def _plain(token: Token) -> str:
 def _code(cell: nbformat.NotebookNode, prose: _Prose, results: Path) -> dict[str, Any]:
     """What the template shows of a code cell: its code without the notes, and its outputs."""
     notes = {name: " ".join(text.replace("\n#", " ").split()) for name, text in _NOTE.findall(cell.source)}
-    shown = []
+    caption = prose.line(notes.get("Caption", ""))
+    shown: list[dict[str, Any]] = []
     for output in cell.outputs:
         data = output.get("data", {})
         if output.output_type == "error":
             raise PageError(f"it failed with {output.ename}")
         if "image/svg+xml" in data or "image/png" in data:
-            shown.append(
-                {"figure": _figure(cell.source, data, notes, results), "caption": prose.line(notes["Caption"])}
-            )
+            shown.append({"figure": _figure(cell.source, data, notes, results), "caption": caption})
         elif "<table" in data.get("text/html", ""):
             tables = "".join(re.findall(r"<table.*?</table>", data["text/html"], flags=re.S))
             table = Markup(_SCROLL + tables.replace(' border="1"', "") + "</div>")
-            shown.append({"table": table, "caption": prose.line(notes.get("Caption", ""))})
+            shown.append({"table": table, "caption": caption})
         else:
             shown.append({"text": output.get("text") or data.get("text/plain", "")})
     code = _block(_NOTE.sub("", cell.source).strip())
@@ -170,53 +162,26 @@ def _figure(source: str, data: dict[str, str], notes: dict[str, str], results: P
     if "image/svg+xml" in data:
         drawing = inline(data["image/svg+xml"], name, notes["Alt"])
     else:
-        image = base64.b64encode(base64.b64decode(data["image/png"])).decode()
+        image = "".join(data["image/png"].split())
         drawing = Markup('<img src="data:image/png;base64,{}" alt="{}">').format(image, notes["Alt"])
     return {"name": name, "drawing": drawing, "tables": tables}
 
 
-def inline(svg: str, name: str, alt: str) -> Markup:
-    """An SVG to stand in a page with others: ids of its own, as wide as the page lets it be, and words in its place."""
-    root = ET.fromstring(svg)
-    for metadata in root.findall(f"{{{_SVG}}}metadata"):
-        root.remove(metadata)
-    for element in root.iter():
-        for key, value in element.attrib.items():
-            if key == "id":
-                element.set(key, f"{name}-{value}")
-            elif key.endswith("href"):
-                element.set(key, re.sub(r"^#", f"#{name}-", value))
-            else:
-                element.set(key, value.replace("url(#", f"url(#{name}-"))
-        if element.tag == f"{{{_SVG}}}style":  # or it would be for the whole page
-            element.text = f"#{name}-svg {{{element.text}}}"
-    for size in ("width", "height"):
-        root.attrib.pop(size, None)
-    root.attrib.update({"id": f"{name}-svg", "role": "img", "aria-label": alt})
-    return Markup(ET.tostring(root, encoding="unicode"))
+def _block(code: str, language: str = "python", _: str = "") -> str:
+    """A block of code, which the keyboard can scroll; Python is coloured."""
+    if language == "python":
+        code = highlight(code, PythonLexer(stripnl=False, ensurenl=False), HtmlFormatter(nowrap=True))
+    else:
+        code = escape(code)
+    return f'<pre tabindex="0"><code>{code.rstrip()}</code></pre>'
 
 
-_SCROLL = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
-
-
-def _block(code: str) -> str:
-    coloured = highlight(code, PythonLexer(stripnl=False, ensurenl=False), HtmlFormatter(nowrap=True))
-    return f'<pre tabindex="0"><code>{coloured.rstrip()}</code></pre>'
-
-
-def provenance(summary: dict[str, Any]) -> list[dict[str, str]]:
-    """Rows of a table: the experiments that ran alike, and what they ran with."""
-    rows: dict[tuple[str, ...], list[str]] = {}
+def provenance(summary: dict[str, Any]) -> list[tuple[list[str], dict[str, Any]]]:
+    """The experiments that ran alike, and what they ran with."""
+    rows: dict[str, list[str]] = {}
     for name, entry in sorted(summary.items()):
-        source = entry["provenance"]
-        versions = ", ".join(f"{package} {number}" for package, number in sorted(source["versions"].items()))
-        machine = source["machine"]
-        size = next((option for option in ("quick", "full") if source["settings"][option]), "default")
-        settings = f"{size}, {source['settings']['device']}"
-        where = f"{machine['system']} {machine['architecture']}, {machine['cores']} cores"
-        rows.setdefault((source["commit"] or "unknown", versions, settings, where), []).append(name)
-    columns = ("commit", "versions", "settings", "machine")
-    return [{"experiments": ", ".join(names), **dict(zip(columns, row, strict=True))} for row, names in rows.items()]
+        rows.setdefault(json.dumps(entry["provenance"]), []).append(name)
+    return [(names, json.loads(row)) for row, names in rows.items()]
 
 
 if __name__ == "__main__":
