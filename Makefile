@@ -12,6 +12,7 @@ results: $(INSTALLED)
 	$(BIN)/python -m experiments
 	$(BIN)/accumcheck check harness.loops:early_first_step --figure results/figures/early_first_step.png || test $$? -eq 1
 	$(BIN)/python -m experiments.notebook
+	$(BIN)/python -m experiments.page
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .

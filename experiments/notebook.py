@@ -1,7 +1,7 @@
 """The blog post: a text script whose prose takes its numbers from summary.json, and the notebook made of it.
 
-``python -m experiments.notebook`` fills, executes and writes it. In the script's Markdown, ``{{ drift.steps | .2g }}``
-stands for that number of the summary, written in the format behind the bar.
+``python -m experiments.notebook`` fills, executes and writes it. In the script's Markdown and in its code's comments,
+``{{ drift.steps | .2g }}`` stands for that number of the summary, written in the format behind the bar.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def filled_notebook(script: Path, summary: dict[str, Any]) -> nbformat.NotebookN
         cell["id"] = f"cell-{index}"  # random by default
         if cell.cell_type == "markdown":
             cell.source = fill(cell.source, summary)
+        elif cell.cell_type == "code":  # comments caption the figures
+            cell.source = re.sub(r"^# .*$", lambda comment: fill(comment[0], summary), cell.source, flags=re.M)
     notebook.metadata = nbformat.NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"}
     )

@@ -45,6 +45,10 @@ sys.path.insert(0, "..")  # the experiments lie beside this folder
 # {{ tolerance.float32.inconclusive }} times), and never "equivalent".
 
 # %% tags=["hide-input"]
+# Alt: Three panels, one for each dtype. Every dot is a case; its place is the worst distance from the full batch, in decades above
+# the noise floor. Dots of the correct loop lie around zero, left of a line that marks the tolerance. Dots of four wrong loops lie
+# far right of it in float64 and float32; in bfloat16 they come close to the line and cross it.
+# Caption: How far each loop is from the full batch, in decades above the measured noise floor; one dot for each random case.
 display(SVG("../results/figures/tolerance.svg"))
 
 # %% [markdown]
@@ -65,6 +69,10 @@ display(table(pd.read_csv("../results/data/tolerance.csv")).round(4))
 # the same state, so an error does not spread to later steps.
 
 # %% tags=["hide-input"]
+# Alt: Three panels, one for each dtype: the relative error of the gradient at each optimizer step, on a logarithmic axis. The
+# correct loop stays inside the grey band of the tolerance. The published fix lies on it, but leaps out of the band at the last step
+# of each epoch, the tail. The same without the division, and the gate that opens too early, are far above the band at every step.
+# Caption: Relative error of the gradient, step by step; grey is the measured tolerance.
 display(SVG("../results/figures/error_by_step.svg"))
 
 # %% [markdown]
@@ -86,6 +94,10 @@ display(SVG("../results/figures/error_by_step.svg"))
 # sample to three full batches of {{ ragged_lengths.N }}.
 
 # %% tags=["hide-input"]
+# Alt: Largest relative error of the gradient against the length of the data set, on a logarithmic axis. The correct loop is inside
+# the grey band of the tolerance at every length. The published fix touches the band only where the length is a multiple of the full
+# batch, and stands far above it between those, like teeth. Two more wrong loops are above it at nearly all lengths.
+# Caption: Largest error of each loop at every length of the data set, float64; grey is the measured tolerance.
 display(SVG("../results/figures/ragged_lengths.svg"))
 
 # %% [markdown]
@@ -100,6 +112,11 @@ display(SVG("../results/figures/ragged_lengths.svg"))
 # Let both runs go, for {{ drift.steps }} steps, and watch them drift apart.
 
 # %% tags=["hide-input"]
+# Alt: Six panels: SGD above, AdamW below, one column for each dtype. They show the distance between a loop's parameters and those of
+# the full-batch run over the steps, relative to the way that the full batch went, on a logarithmic axis. Under SGD the undivided loss
+# ends about as far off as the whole way. Under AdamW it ends orders of magnitude nearer, and in float32 the correct loop's key bias, a
+# dotted line, lies above it.
+# Caption: Distance from the full-batch run as both train on freely; grey is the measured tolerance.
 display(SVG("../results/figures/drift.svg"))
 
 # %% [markdown]

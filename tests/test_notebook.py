@@ -15,7 +15,11 @@ SUMMARY = json.loads((RESULTS / "summary.json").read_text())
 
 
 def prose(notebook):
-    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    """Text cells, and the comments of code, which caption figures."""
+    return [
+        cell.source if cell.cell_type == "markdown" else "\n".join(re.findall(r"^# .*", cell.source, flags=re.M))
+        for cell in notebook.cells
+    ]
 
 
 def matches(notebook, summary):
@@ -54,6 +58,14 @@ def test_the_notebook_has_run():
     assert len(figures) == 4
     assert "def accumulate_tokens(task: Task) -> None:" in text
     assert "published_fix diverges from full-batch training, for means over samples." in text
+
+
+def test_comments_are_filled_and_code_is_not(tmp_path):
+    script = tmp_path / "post.py"
+    script.write_text("# %%\n# Caption: {{ drift.steps }} steps.\nx = f'{{ drift.steps }}'\n")
+    assert filled_notebook(script, {"drift": {"steps": 64}}).cells[0].source == (
+        "# Caption: 64 steps.\nx = f'{{ drift.steps }}'"
+    )
 
 
 def test_missing_numbers_are_named():
