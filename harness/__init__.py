@@ -9,16 +9,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.check import check_equivalence, compare
+    from harness.check import check_equivalence, check_replicas, compare
     from harness.findings import Finding
     from harness.problems import Case, Problem
     from harness.report import Report
     from harness.task import LoopError, Sizes, Task
 
-__all__ = ["Case", "Finding", "LoopError", "Problem", "Report", "Sizes", "Task", "check_equivalence", "compare"]
+__all__ = [
+    "Case",
+    "Finding",
+    "LoopError",
+    "Problem",
+    "Report",
+    "Sizes",
+    "Task",
+    "check_equivalence",
+    "check_replicas",
+    "compare",
+]
 __version__ = "0.1.0"
 _HOMES = {
-    "check": ("check_equivalence", "compare"),
+    "check": ("check_equivalence", "check_replicas", "compare"),
     "findings": ("Finding",),
     "problems": ("Case", "Problem"),
     "report": ("Report",),

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from harness.agreement import judge_replicas
 from harness.coupling import Coupling, examine, silenced
 from harness.deadline import TimeUpError, within
 from harness.findings import LAWS, Finding
@@ -154,6 +155,29 @@ def check_equivalence(
         raise LoopError(f"{name_of(train)} never called optimizer.step() on a parameter of task.model")
     found = _model_findings(coupling, comparisons, exact.verdict == "equivalent")
     return replace(report, comparisons=comparisons, model_findings=found)
+
+
+def check_replicas(
+    target: str, ranks: int = 2, *, objective: Asked = "sample", seed: int = 0, time_limit: float = TIME_LIMIT
+) -> Report:
+    """Does a data-parallel loop, on so many local ranks, update a model as the full batch on one rank would?
+
+    ``target`` names the loop, ``FILE.py:FUNCTION`` or ``package.module:FUNCTION``: each rank imports it by itself. The
+    process group (gloo) is there when it is called; ``task.model`` is bare, so the loop wraps or shards it;
+    ``task.loader`` yields the rank's share, ``task.micro_batch_size`` samples at a time. See ``harness.replicas``.
+
+    Raises ValueError for an unknown objective or fewer ranks than one; LoopError as ``check_equivalence`` does, and
+    when ranks wait for each other longer than ``time_limit`` seconds.
+
+    >>> check_replicas("harness.parallel_loops:parallel_samples", ranks=0)
+    Traceback (most recent call last):
+    ValueError: ranks must be a whole number of at least 1, got 0
+    """
+    if objective not in (*OBJECTIVES, "both"):
+        raise ValueError(f"objective must be 'sample', 'token' or 'both', got {objective!r}")
+    order = sorted(OBJECTIVES, key=lambda each: each != objective)
+    outcomes = judge_replicas([target], ranks, order, seed=seed, time_limit=time_limit)[target]
+    return Report(target.rpartition(":")[2], objective, outcomes, ranks=ranks)
 
 
 def _compare_twice(train: Loop, case: Case, reference: Loop) -> Comparison:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -15,13 +14,14 @@ from typing import Any
 
 from harness.adapters import ADAPTERS
 from harness.ambient import preserved
-from harness.check import check_equivalence
+from harness.check import check_equivalence, check_replicas
 from harness.conformance import conformance
 from harness.figures import draw, require_suffix, save
 from harness.findings import LAWS, Finding
 from harness.probe import TIME_LIMIT
 from harness.report import Report, versions
-from harness.task import Loop, LoopError
+from harness.targets import load
+from harness.task import LoopError
 
 STATUS = {"equivalent": 0, "diverges": 1, "error": 2, "inconclusive": 3}
 TEMPLATE = '''"""Does the training loop accumulate gradients as it claims? Run with: pytest {name}"""
@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _frameworks(options.names, options.json)
     if options.figure and len(options.loops) > 1:
         parser.error(f"--figure draws one loop, got {len(options.loops)}")
+    if options.ranks is not None and options.device != "cpu":
+        parser.error(f"--ranks runs on the CPU, got --device {options.device}")
     if options.figure:
         try:
             require_suffix(Path(options.figure))
@@ -70,63 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return next((STATUS[each] for each in ("error", "diverges", "inconclusive") if each in verdicts), 0)
 
 
-def load(target: str) -> Loop:
-    """The loop that ``FILE.py:FUNCTION`` or ``package.module:FUNCTION`` names.
-
-    Raises LoopError that quotes the target where there is no such file, module or function, or where importing fails.
-    """
-    where, colon, function = target.rpartition(":")
-    if not colon or not where or not function:
-        raise LoopError(f"a loop is named FILE.py:FUNCTION or package.module:FUNCTION, got {target!r}")
-    try:
-        module = _from_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except LoopError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise LoopError(f"importing {where!r} raised {type(error).__name__}: {error}") from error
-    found: Any = module
-    for part in function.split("."):
-        if not hasattr(found, part):
-            names = [
-                n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__
-            ]
-            raise LoopError(f"{where!r} has no function {function!r}; it has {', '.join(names) or 'none'}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise LoopError(f"{target!r} is a {type(found).__name__}, not a function of one argument: def train(task): ...")
-    loop: Loop = found
-    return loop
-
-
-def _from_file(path: Path) -> Any:
-    if not path.is_file():
-        raise LoopError(f"there is no file {str(path)!r}")
-    name = f"accumcheck_loop_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.parent.resolve()))  # as when Python runs the file
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent.resolve()))
-    return module
-
-
 def _check(target: str, options: argparse.Namespace) -> dict[str, Any] | tuple[Report, dict[str, Any]]:
     """A report with its JSON form, or the JSON form of an error."""
     try:
-        with preserved():
-            train = load(target)
-        report = check_equivalence(
-            train,
-            objective=options.objective,
-            seed=options.seed,
-            device=options.device,
-            time_limit=options.time_limit,
-        )
+        asked = {"objective": options.objective, "seed": options.seed, "time_limit": options.time_limit}
+        if options.ranks is not None:
+            report = check_replicas(target, options.ranks, **asked)
+        else:
+            with preserved():
+                train = load(target)
+            report = check_equivalence(train, device=options.device, **asked)
         if options.figure and (example := report.example):
             cause = report.findings[0].id if report.findings else "equivalent"
             save(draw(example, f"{report.loop}: {cause}"), options.figure)
@@ -278,6 +233,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--seed", type=int, default=0, help="of data and random streams (default 0)")
     check.add_argument("--device", default="cpu", help="a torch device, such as cuda")
     check.add_argument(
+        "--ranks", type=_ranks, metavar="R", help="run a data-parallel loop on R local ranks (torchrun, gloo, CPU)"
+    )
+    check.add_argument(
         "--time-limit", type=float, default=TIME_LIMIT, help="seconds for one run of the loop (default 60)"
     )
     init = commands.add_parser("init", help="write a test file for your loop, which is yours from then on")
@@ -287,6 +245,12 @@ def _parser() -> argparse.ArgumentParser:
     frameworks.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(a.id for a in ADAPTERS)}")
     frameworks.add_argument("--json", action="store_true", help="print a list of objects, and nothing else")
     return parser
+
+
+def _ranks(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number of ranks is at least 1, got {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

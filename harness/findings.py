@@ -32,6 +32,11 @@ LAWS = {
         "use GroupNorm or LayerNorm for BatchNorm; gather a window's outputs before a loss that contrasts them",
         GITHUB + "pytorch/pytorch/issues/46516",
     ),
+    "unsynchronised-replicas": Law(
+        "all ranks step with the same gradient and the same learning rate",
+        "leave no_sync() for the last micro-batch of each window, forward pass included; step alike on all ranks",
+        GITHUB + "karpathy/build-nanogpt/pull/30",
+    ),
     "step-per-micro-batch": Law("a window of k micro-batches makes one optimizer step", GATE),
     "early-first-step": Law(
         "the first optimizer step comes after k micro-batches",
@@ -104,11 +109,6 @@ LAWS = {
         GITHUB + "Lightning-AI/pytorch-lightning/issues/19987",
     ),
     "mean-of-means": Law("every sample of a window weighs the same", SHARE),
-    "unsynchronised-replicas": Law(
-        "all ranks step with the same gradient",
-        "leave no_sync() for the last micro-batch of a window, forward pass included",
-        GITHUB + "karpathy/build-nanogpt/pull/30",
-    ),
     "unexplained": Law(
         "the contribution matrix is the window mean",
         "compare the matrix with the window mean, row by row: report.frame(), or accumcheck check --figure FILE",

@@ -92,14 +92,16 @@ def probe(
     gain: float = LOW,
     seed: int = 0,
     shuffle: bool = False,
+    micro_batches: list[list[int]] | None = None,
     device: str = "cpu",
     time_limit: float = TIME_LIMIT,
 ) -> Reading:
     """Run a loop on a probe model and read its contribution matrix.
 
     ``gain`` scales all gradients, for clipping. With ``shuffle`` the loader draws its order from the global random
-    stream, as most loaders do, and draws are counted. What the loop prints is dropped; random streams, modes, default
-    dtype, threads and environment are as before when it returns.
+    stream, as most loaders do, and draws are counted. ``micro_batches`` lists the samples of each, where they are not
+    the next b of the data set: such as a data-parallel rank's. What the loop prints is dropped; random streams, modes,
+    default dtype, threads and environment are as before when it returns.
 
     The matrix is the loop's own if its weights do not depend on the data or the model; and if its loss is ``loss_fn``,
     or cross-entropy on the model's logits.
@@ -114,7 +116,7 @@ def probe(
     0 0 1/2
     """
     with _one_thread():
-        run = _Run(sizes, objective, gain, seed, shuffle, device)
+        run = _Run(sizes, objective, gain, seed, shuffle, micro_batches, device)
         try:
             with RandomStream(seed).active(), _quiet(), run.watched():
                 Modes().resume()
@@ -180,7 +182,16 @@ class _Draws(TorchDispatchMode):
 class _Run:
     """One run while it happens: its task, and the notes taken at its steps."""
 
-    def __init__(self, sizes: Sizes, objective: Objective, gain: float, seed: int, shuffle: bool, device: str) -> None:
+    def __init__(
+        self,
+        sizes: Sizes,
+        objective: Objective,
+        gain: float,
+        seed: int,
+        shuffle: bool,
+        micro_batches: list[list[int]] | None,
+        device: str,
+    ) -> None:
         self.sizes, self.objective, self.gain = sizes, objective, gain
         inputs, targets = samples_of(sizes.samples, objective, seed)
         self.targets = targets.flatten().clone()  # the loop may change the data set
@@ -194,7 +205,7 @@ class _Run:
             optimizer=optimizer,
             scheduler=ExponentialLR(optimizer, gamma=DECAY),
             loss_fn=cross_entropy,
-            loader=self.loader or as_loader(dataset, sizes.micro_batch_size),
+            loader=self.loader or as_loader(dataset, sizes.micro_batch_size, micro_batches),
             dataset=dataset,
             micro_batch_size=sizes.micro_batch_size,
             accumulation_steps=sizes.accumulation_steps,

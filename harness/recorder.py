@@ -28,12 +28,17 @@ class Update:
 
     @property
     def gradients(self) -> Tensors:
-        """The gradients in the buffers, by parameter name; a missing one reads as zeros, a sparse one as dense."""
+        """The gradients in the buffers, by parameter name; a missing one reads as zeros, a sparse one as dense.
+
+        A sharded one (a DTensor, under FSDP) is gathered: then all ranks must ask.
+        """
         scale = getattr(self.optimizer, "grad_scale", None)  # set while a fused optimizer is to unscale by itself
         gradients = {}
         for name, parameter in self.parameters.items():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()
             gradient = gradient.to_dense() if gradient.is_sparse else gradient
+            if hasattr(gradient, "full_tensor"):  # a DTensor, whose import costs a second
+                gradient = gradient.full_tensor()
             gradients[name] = gradient if scale is None else gradient / scale
         return gradients
 
@@ -75,7 +80,6 @@ def watch(
     All hooks are gone when the block ends, however it ends. An optimizer without any of the model's parameters is not
     watched; neither is an update made without ``torch.optim.Optimizer.step``.
     """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
     steps = 0
     stepping: list[Optimizer] = []  # the outermost first
     current: Update | None = None
@@ -90,6 +94,8 @@ def watch(
 
     def on_step(optimizer: Optimizer, *_: Any) -> None:
         nonlocal current, seen
+        # Anew at each step: the loop may give the model other parameters, as fully_shard does.
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
         parameters = {
             names[id(parameter)]: parameter
             for group in optimizer.param_groups

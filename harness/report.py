@@ -20,6 +20,8 @@ from harness.task import Sizes
 from harness.tolerance import SMALLEST_BUG, Comparison, Verdict
 
 Asked = Literal["sample", "token", "both"]
+# Findings that are not about the weight of a sample in an update.
+UNWEIGHED = ("batch-coupled", "low-precision-accumulation", "unsynchronised-replicas")
 MATTERS = {
     "sample": "matters if your loss averages over samples",
     "token": "matters if your loss averages over tokens",
@@ -41,6 +43,7 @@ class Report:
     model_findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     undecided: bool = False  # the model could not be compared; the notes say why
+    ranks: int | None = None  # of a data-parallel run; micro-batch sizes are then those of one rank
 
     def __bool__(self) -> bool:
         return self.verdict == "equivalent"
@@ -77,7 +80,11 @@ class Report:
     @property
     def counterexample(self) -> Sizes | None:
         """The smallest sizes at which the root cause was seen."""
-        return self.probed.sizes if self.probed else None
+        if not self.probed:
+            return None
+        sizes = self.probed.sizes
+        each = sizes.micro_batch_size // (self.ranks or 1)
+        return Sizes(sizes.samples, each, sizes.accumulation_steps, sizes.epochs)
 
     @property
     def probed(self) -> Probed | None:
@@ -115,6 +122,7 @@ class Report:
             },
             "error": None,
             "versions": versions(),
+            **({} if self.ranks is None else {"ranks": self.ranks}),
         }
 
     def to_json(self) -> str:
@@ -155,6 +163,8 @@ class Report:
         """The verdict in one sentence."""
         what = {"sample": "means over samples", "token": "means over tokens", "both": "means over samples and tokens"}
         loop, over = self.loop, what[self.objective]
+        if self.ranks is not None:
+            loop += f", on {self.ranks} rank{'s' * (self.ranks != 1)},"
         if self.verdict == "equivalent":
             return f"{loop} is equivalent to full-batch training, for {over}."
         if self.verdict == "diverges":
@@ -214,10 +224,8 @@ def prove(finding: Finding, probed: Probed | None) -> list[str]:
     if probed is None:
         lines.append(f"    Hence the law is broken: {finding.detail}.")
     else:
-        sizes = probed.sizes
-        n, b, k = sizes.samples, sizes.micro_batch_size, sizes.accumulation_steps
-        lines.append(f"    Let n={n}, b={b}, k={k}, epochs={sizes.epochs}; a window has N={b * k} samples.")
-        if finding.samples and finding.id not in ("batch-coupled", "low-precision-accumulation"):
+        lines.append(f"    Let {probed.sizes}; a window has N={probed.sizes.effective_batch_size} samples.")
+        if finding.samples and finding.id not in UNWEIGHED:
             lines.append(f"    {_weight(finding, probed)}")
         lines.append(f"    Hence the law is broken: {finding.detail}.")
         if finding.id == "unexplained":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from hypothesis import HealthCheck, Phase, find, settings
 from hypothesis._settings import local_settings
@@ -107,9 +108,10 @@ def judge_exactly(
     ladder = tuple(dict.fromkeys([*sizes, *DEFAULT_SIZES]))
     prober.require_repeatable(ladder[0])
     prober.require_repeatable(DEFAULT_SIZES[1])
-    _require_life(train, [prober(each) for each in ladder])
+    require_life(name_of(train), [prober(each) for each in ladder])
     suspicions = {each: diagnose(prober(each)) for each in ladder}
-    findings = _merge(prober, suspicions)
+    consumers = partial(_consumers, prober)
+    findings = merge(suspicions, consumers)
     notes = () if findings else _order_notes(prober)
     plain = all(prober(each).plain for each in ladder)
     if not findings:
@@ -118,41 +120,55 @@ def judge_exactly(
         )
     shows = [each for each in DEFAULT_SIZES if any(findings[0].id in s.ids for s in suspicions[each])]
     example = prober(shows[0]) if shows else None
-    smallest = min((f.sizes for f in findings if f.id == findings[0].id and f.sizes), key=_size)
+    smallest = min((f.sizes for f in findings if f.id == findings[0].id and f.sizes), key=size_order)
     if search:
         smallest = _smaller(prober, findings[0].id, smallest)
         suspicions = {smallest: diagnose(prober(smallest)), **suspicions}
-        findings = _merge(prober, suspicions, certain=[f.id for f in findings])
+        findings = merge(suspicions, consumers, certain=[f.id for f in findings])
     witnesses = {finding.id: prober(finding.sizes) for finding in findings if finding.sizes}
-    # Where micro-batches are short, or the data set is, policies cannot be told from other defects.
-    even = [s for s in ladder if s.samples > s.effective_batch_size and s.samples % s.micro_batch_size == 0]
-    names = {policy(prober(each)) for each in even if not prober(each).equivalent}
-    equal_to = names.pop() if len(names) == 1 else ""
     return Outcome(
         objective,
         "diverges",
         tuple(findings),
         prober(smallest),
         tuple(prober.probed),
-        policy=equal_to,
+        policy=common_policy([prober(each) for each in ladder]),
         plain=plain,
         example=example,
         witnesses=witnesses,
     )
 
 
-def _require_life(train: Loop, probed: Sequence[Probed]) -> None:
+def require_life(loop: str, probed: Sequence[Probed]) -> None:
+    """Raise LoopError unless a loop, of this name, makes steps with gradients that are not all zero."""
     if not any(p.low.matrix or p.own_low.matrix for p in probed):
-        raise LoopError(f"{name_of(train)} never called optimizer.step() on a parameter of task.model")
+        raise LoopError(f"{loop} never called optimizer.step() on a parameter of task.model")
     if all(p.vacuous or not p.low.contributions for p in probed):
         raise LoopError(
-            f"{name_of(train)} has only gradients of zero: two dead runs agree, which proves nothing; "
+            f"{loop} has only gradients of zero: two dead runs agree, which proves nothing; "
             "check that backward() starts from a loss of task.model's outputs"
         )
 
 
-def _merge(prober: Prober, suspicions: dict[Sizes, list[Suspicion]], certain: Sequence[str] = ()) -> list[Finding]:
-    """One finding per cause. Where a size cannot tell causes apart, one that another size has shown is meant."""
+def common_policy(probed: Sequence[Probed]) -> str:
+    """The one way of treating tails that the matrices equal at all sizes that are wrong, if there is one; in words."""
+    # Where micro-batches are short, or the data set is, policies cannot be told from other defects.
+    even = [
+        p
+        for p in probed
+        if p.sizes.samples > p.sizes.effective_batch_size and p.sizes.samples % p.sizes.micro_batch_size == 0
+    ]
+    names = {policy(each) for each in even if not each.equivalent}
+    return names.pop() if len(names) == 1 else ""
+
+
+def merge(
+    suspicions: dict[Sizes, list[Suspicion]], consumers: Callable[[Sizes], str], certain: Sequence[str] = ()
+) -> list[Finding]:
+    """One finding per cause. Where a size cannot tell causes apart, one that another size has shown is meant.
+
+    ``consumers`` says what moves the random stream at some sizes, for the order of samples.
+    """
     known = {s.ids[0] for found in suspicions.values() for s in found if len(s.ids) == 1} | set(certain)
     best: dict[str, tuple[tuple[int, ...], Sizes, Suspicion]] = {}
     roots = set()
@@ -164,17 +180,17 @@ def _merge(prober: Prober, suspicions: dict[Sizes, list[Suspicion]], certain: Se
             if certain and name not in certain:
                 continue
             # A size that cannot tell speaks of its first suspect.
-            order = (name != suspicion.ids[0], *_size(sizes))
+            order = (name != suspicion.ids[0], *size_order(sizes))
             if name not in best or order < best[name][0]:
                 best[name] = (order, sizes, suspicion)
     names = sorted(best, key=lambda name: (name not in roots, rank(name)))
-    return [_finding(name, prober, *best[name][1:]) for name in names]
+    return [_finding(name, consumers, *best[name][1:]) for name in names]
 
 
-def _finding(name: str, prober: Prober, sizes: Sizes, suspicion: Suspicion) -> Finding:
+def _finding(name: str, consumers: Callable[[Sizes], str], sizes: Sizes, suspicion: Suspicion) -> Finding:
     text = suspicion.text
     if name == "sample-order":
-        text += f"; {_consumers(prober, sizes)}"
+        text += f"; {consumers(sizes)}"
     per_epoch = len(sizes.window_lengths()) // sizes.epochs
     epoch = suspicion.step // per_epoch if suspicion.step is not None else None
     at = f"at {sizes}" if suspicion.step is None else f"at {sizes}, optimizer step {suspicion.step}"
@@ -202,7 +218,7 @@ def _smaller(prober: Prober, name: str, start: Sizes) -> Sizes:
                 return False
             left -= 1
         alike = any(name == suspicion.ids[0] for suspicion in diagnose(prober(sizes)))
-        if alike and _size(sizes) < _size(best):
+        if alike and size_order(sizes) < size_order(best):
             best = sizes
         return alike
 
@@ -220,7 +236,7 @@ def _smaller(prober: Prober, name: str, start: Sizes) -> Sizes:
     return best
 
 
-def _size(sizes: Sizes) -> tuple[int, ...]:
+def size_order(sizes: Sizes) -> tuple[int, ...]:
     """Fewer samples first, then fewer steps."""
     return sizes.samples, sizes.accumulation_steps, sizes.micro_batch_size, sizes.epochs
 

@@ -109,7 +109,11 @@ def name_of(train: Loop) -> str:
     return getattr(train, "__name__", None) or repr(train)
 
 
-def as_loader(dataset: TensorDataset, micro_batch_size: int) -> DataLoader[tuple[Tensor, ...]]:
-    """Micro-batches in data set order; drawing them does not move the global random stream."""
+def as_loader(
+    dataset: TensorDataset, micro_batch_size: int, micro_batches: list[list[int]] | None = None
+) -> DataLoader[tuple[Tensor, ...]]:
+    """Micro-batches in data set order, or those that are listed; drawing them leaves the global random stream alone."""
     # A DataLoader draws a seed at every epoch; from its own generator, so that n and k leave other streams alone.
+    if micro_batches is not None:
+        return DataLoader(dataset, batch_sampler=micro_batches, generator=torch.Generator())
     return DataLoader(dataset, batch_size=micro_batch_size, generator=torch.Generator())

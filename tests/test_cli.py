@@ -150,6 +150,9 @@ def test_figures_are_the_same_bytes_and_whole(capsys, loops, tmp_path, suffix, h
         (["--figure", "no/such/plot.svg"], "there is no directory 'no/such' for the figure plot.svg"),
         (["b.py:g", "--figure", "a.svg"], "--figure draws one loop, got 2"),
         (["--objective", "word"], "invalid choice: 'word'"),
+        (["--ranks", "0"], "argument --ranks: a number of ranks is at least 1, got '0'"),
+        (["--ranks", "-1"], "argument --ranks: a number of ranks is at least 1, got '-1'"),
+        (["--ranks", "2", "--device", "cuda"], "--ranks runs on the CPU, got --device cuda"),
     ],
 )
 def test_bad_calls(capsys, options, message):

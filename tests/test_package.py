@@ -10,9 +10,10 @@ import pytest
 HARNESS = Path(__file__).parent.parent / "harness"
 # What a module may import lies to its left; design: imports run downwards, no cycle.
 ORDER = [
-    "task", "ambient", "deadline", "differences", "recorder", "data", "models", "problems", "coupling",
+    "task", "ambient", "deadline", "watchdog", "differences", "recorder", "data", "models", "problems", "coupling",
     "loops", "bugs", "styles", "contributions", "findings", "probe", "diagnose", "strategies", "lockstep", "tolerance",
-    "search", "report", "figures", "check", "adapters", "conformance", "cli", "plugin",
+"search", "report", "figures", "targets", "replicas", "shares", "agreement", "parallel_loops", "sharded_loops",
+    "check", "adapters", "conformance", "cli", "plugin",
     "__init__",
 ]  # fmt: skip
 

@@ -185,3 +185,17 @@ def test_nothing_is_left_behind_after_an_exception():
     assert hooks() == before
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
+
+
+def test_parameters_that_replace_the_models_own_are_watched():
+    """As under ``fully_shard``; a step on the old ones is no update of the model."""
+    model = Slope()
+    stale = SGD(model.parameters(), lr=0.5)
+    with record(model) as steps:
+        model.weight = nn.Parameter(BEFORE.clone())
+        optimizer = SGD(model.parameters(), lr=0.25)
+        backward(model, 3)
+        optimizer.step()
+        stale.step()
+    assert gradients(steps) == [3.0]
+    assert steps[0].learning_rates == {"weight": 0.25}

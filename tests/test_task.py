@@ -41,3 +41,11 @@ def test_loader_keeps_the_order_and_the_random_stream(samples, micro_batch_size)
         assert torch.cat([inputs for inputs, _ in loader]).tolist() == list(range(samples))
     assert len(loader) == Sizes(samples, micro_batch_size).micro_batches
     assert torch.equal(stream, torch.get_rng_state())
+
+
+def test_loader_takes_listed_micro_batches_and_leaves_the_random_stream():
+    stream = torch.get_rng_state()
+    loader = as_loader(TensorDataset(torch.arange(5), torch.arange(5)), 2, [[3, 0], [4]])
+    assert [inputs.tolist() for inputs, _ in loader] == [[3, 0], [4]]
+    assert len(loader) == 2
+    assert torch.equal(stream, torch.get_rng_state())

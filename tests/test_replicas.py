@@ -1,0 +1,282 @@
+"""Data-parallel loops on 2 and 3 ranks: verdicts, mutants, errors. One start of the ranks serves many loops."""
+
+import inspect
+import json
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import harness.check
+from harness import check_replicas
+from harness.agreement import examine, judge, rank_sizes, unsynchronised
+from harness.cli import main
+from harness.findings import LAWS
+from harness.parallel_loops import BUGS, RIGHT, averages_rank_tokens, parallel_samples, parallel_tokens
+from harness.replicas import Job, read, share
+from harness.sharded_loops import sharded_samples, sharded_tail_unsynchronised
+from harness.task import LoopError, Sizes
+
+RANKS = [2, 3]
+LOOPS = [(loop, "sample", None) for loop in (*RIGHT, parallel_tokens, sharded_samples)]
+LOOPS += [(loop, "sample", name) for name, loops in BUGS.items() for loop in loops]
+LOOPS += [(sharded_tail_unsynchronised, "sample", "carried-tail"), (parallel_tokens, "token", None)]
+LOOPS += [(averages_rank_tokens, "token", "token-weighting"), (parallel_samples, "token", "token-weighting")]
+
+# Of parallel_samples: what is replaced, by what, and the finding that it makes.
+MUTANTS = [
+    ("loss * dist.get_world_size()", "loss", "over-scaled-loss"),
+    ("summed(sum(len(targets) for _, targets in window))", "sum(len(t) for _, t in window)", "unscaled-loss"),
+    ("place == len(window)", "place == 1", "unsynchronised-replicas"),
+    ("place == len(window)", "place == task.accumulation_steps", "unsynchronised-replicas"),
+    ("task.optimizer.zero_grad()", "pass", "gradients-not-reset"),
+    ("* len(targets) / samples", "* len(targets) / task.accumulation_steps", "over-scaled-loss"),
+]
+OTHERS = """
+import itertools
+import time
+import torch.distributed as dist
+from harness.parallel_loops import parallel_samples
+
+calls = itertools.count(1)
+
+def idle(task):
+    pass
+
+def changes(task):
+    task.loss_fn = lambda outputs, targets, loss=task.loss_fn, n=next(calls): loss(outputs, targets) * n
+    parallel_samples(task)
+
+def raises(task):
+    if dist.get_rank() == 1:
+        raise RuntimeError("out of luck")
+    parallel_samples(task)
+
+def waits(task):
+    if dist.get_rank() == 0:
+        dist.barrier()
+"""
+
+
+def target(loop):
+    return f"{loop.__module__}:{loop.__name__}"
+
+
+@pytest.fixture(scope="module")
+def own_loops(tmp_path_factory):
+    """A file with mutants of the right loop, and with loops that cannot be judged."""
+    source = inspect.getsource(parallel_samples)
+    parts = ["from harness.parallel_loops import *", "from harness.parallel_loops import dist, nullcontext, windows"]
+    parts.append("from harness.parallel_loops import DistributedDataParallel")
+    for number, (old, new, _) in enumerate(MUTANTS):
+        assert source.count(old) == 1, old
+        parts.append(source.replace(old, new).replace("def parallel_samples", f"def mutant_{number}"))
+    path = tmp_path_factory.mktemp("loops") / "own_loops.py"
+    path.write_text("\n".join(parts) + OTHERS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def readings(own_loops):
+    """All readings on so many ranks."""
+    pairs = [(target(loop), objective) for loop, objective, _ in LOOPS]
+    pairs += [(f"{own_loops}:{name}", "sample") for name in ("idle", "changes")]
+
+    @cache
+    def on(ranks):
+        more = [(f"{own_loops}:mutant_{number}", "sample") for number in range(len(MUTANTS)) if ranks == 2]
+        return read(Job((*pairs, *more), rank_sizes(ranks), ranks))
+
+    return on
+
+
+@pytest.fixture(scope="module")
+def judged(readings):
+    @cache
+    def on(ranks, name, objective):
+        sizes = rank_sizes(ranks)
+        return judge(objective, [readings(ranks)[name, objective, each] for each in sizes], sizes)
+
+    return on
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", range(1, 4))
+def test_shares_are_even_contiguous_and_whole(ranks, size):
+    whole = ranks * size
+    for samples in range(1, 4 * whole):
+        sizes = Sizes(samples, size)
+        if 0 < samples % whole < ranks:
+            with pytest.raises(ValueError, match=rf"at n={samples}, .* has {samples % whole} samples, too few for"):
+                share(sizes, ranks, 0)
+            continue
+        shares = [share(sizes, ranks, rank) for rank in range(ranks)]
+        together = [i for pieces in zip(*shares, strict=True) for piece in pieces for i in piece]
+        assert together == list(range(samples))
+        lengths = [[len(piece) for piece in pieces] for pieces in zip(*shares, strict=True)]
+        assert all(max(each) - min(each) <= 1 and min(each) >= 1 for each in lengths)
+        assert all(max(each) == min(each) == size for each in lengths[:-1])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
+def test_sizes_are_ragged_in_every_way(ranks):
+    sizes = rank_sizes(ranks)
+    assert Job((), sizes, ranks).sizes == sizes  # none leaves a rank empty
+    whole = [(each, Sizes(each.samples, each.micro_batch_size * ranks, each.accumulation_steps)) for each in sizes]
+    assert any(not each.is_ragged for _, each in whole)
+    assert any(each.micro_batches % 4 == 3 and each.accumulation_steps == 4 for _, each in whole)
+    assert any(each.samples < each.effective_batch_size for _, each in whole)
+    lengths = [[len(share(each, ranks, rank)[-1]) for rank in range(ranks)] for each in sizes]
+    assert ranks == 1 or any(len(set(each)) == 2 for each in lengths)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize(("loop", "objective", "name"), LOOPS, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_loops_are_called_by_their_names(judged, ranks, loop, objective, name):
+    outcome = judged(ranks, target(loop), objective)
+    assert [finding.id for finding in outcome.findings[:1]] == [name] * (name is not None)
+    assert outcome.verdict == ("diverges" if name else "equivalent")
+    assert "unexplained" not in {finding.id for finding in outcome.findings[1:]}
+    for finding in outcome.findings:
+        assert finding.message == f"{LAWS[finding.id].text}; but at {_at(finding)}: {finding.detail}"
+        assert f"on each of {ranks} ranks" in finding.message
+    if name:
+        assert not outcome.counterexample.equivalent
+        assert outcome.counterexample.sizes == outcome.findings[0].sizes
+
+
+def _at(finding):
+    return f"{finding.sizes}" + (f", optimizer step {finding.step}" if finding.step is not None else "")
+
+
+@pytest.mark.parametrize("number", range(len(MUTANTS)))
+def test_mutants_are_told(judged, own_loops, number):
+    outcome = judged(2, f"{own_loops}:mutant_{number}", "sample")
+    assert (outcome.verdict, outcome.findings[0].id) == ("diverges", MUTANTS[number][2])
+
+
+def test_the_message_has_the_numbers_of_two_ranks(judged):
+    finding = judged(2, "harness.parallel_loops:never_syncs", "sample").findings[0]
+    assert finding.message == (
+        "all ranks step with the same gradient and the same learning rate; but at n=2, b=1 on each of 2 ranks, k=2, "
+        "epochs=1, optimizer step 0: sample 0 goes into the update of rank 0 with weight 1, into that of rank 1 with 0"
+    )
+    assert (finding.step, finding.epoch, finding.samples, finding.ratio) == (0, 0, (0, 1), 2.0)
+    finding = judged(2, "harness.parallel_loops:averages_ranks", "sample").findings[0]
+    assert finding.detail == (
+        "of micro-batch 0, rank 1 holds 1 and rank 0 holds 2 samples, of which each has 1/2 of the weight: a mean over "
+        "ranks is no mean over samples; divide by the window's samples on all ranks, and multiply by the world size"
+    )
+
+
+@pytest.mark.parametrize("step", range(4))
+@pytest.mark.parametrize("rank", range(3))
+def test_any_rank_that_differs_is_seen(readings, rank, step):
+    found = readings(3)[target(parallel_samples), "sample", rank_sizes(3)[0]]
+    assert examine(found)[1] == []
+
+    def changed(**values):
+        low = list(found.low)
+        low[rank] = replace(low[rank], **values)
+        (suspicion,) = examine(replace(found, low=low))[1]
+        assert suspicion.ids == ("unsynchronised-replicas",)
+        return suspicion
+
+    reading = found.low[rank]
+    matrix = [list(row) for row in reading.matrix]
+    matrix[step][5] += 1e-3
+    suspicion = changed(matrix=matrix)
+    assert (suspicion.step, suspicion.samples) == (step, (5,))
+    assert f"rank {rank}" in suspicion.text
+    rates = [rate * (1 + (s == step)) for s, rate in enumerate(reading.learning_rates)]
+    assert (suspicion := changed(learning_rates=rates)).step == step
+    assert "the learning rate is " in suspicion.text
+    shared = [[value + 1e-3 * (s == step) for value in row] for s, row in enumerate(reading.shared)]
+    assert changed(shared=shared).step == step
+    suspicion = changed(matrix=reading.matrix[:step])
+    assert suspicion.step == step
+    assert f"rank {rank} makes {step}" in suspicion.text
+
+
+def test_what_all_ranks_do_alike_is_no_matter_of_synchronisation(readings):
+    found = readings(3)[target(parallel_samples), "sample", rank_sizes(3)[0]]
+    matrix = [[2 * weight for weight in row] for row in found.low[0].matrix]
+    low = [replace(each, matrix=matrix) for each in found.low]
+    assert unsynchronised(low, found.own_low.matrix) is None
+    assert {name for suspicion in examine(replace(found, low=low))[1] for name in suspicion.ids} == {"unexplained"}
+
+
+@pytest.mark.parametrize(
+    ("name", "finding", "message"),
+    [
+        ("idle", None, r"^idle never called optimizer\.step\(\) on a parameter of task\.model$"),
+        ("changes", "nondeterministic", r"^changes does not repeat itself under one seed, at n=14, b=1, k=4, epochs=2"),
+    ],
+)
+def test_loops_that_cannot_be_judged(judged, own_loops, name, finding, message):
+    with pytest.raises(LoopError, match=message) as raised:
+        judged(2, f"{own_loops}:{name}", "sample")
+    assert raised.value.finding == finding
+
+
+def command_lines():
+    """Of all processes, on Linux; each rank has its directory on its own."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            lines.append(path.read_text(errors="replace"))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "message"),
+    [
+        (
+            "raises",
+            "60",
+            "rank 1 of 2: raises raised RuntimeError at n=14, b=1, k=4, epochs=2, after 0 optimizer steps",
+        ),
+        ("waits", "0.5", "rank 0 of 2: waits at n=14, b=1, k=4, epochs=2 did not end within 0.5 seconds: look for an"),
+    ],
+)
+def test_errors_quote_the_rank_and_leave_nothing_behind(capfd, own_loops, tmp_path, monkeypatch, name, limit, message):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    environment = dict(os.environ)
+    assert main(["check", f"{own_loops}:{name}", "--ranks", "2", "--time-limit", limit, "--json"]) == 2
+    found = json.loads(capfd.readouterr().out)
+    assert found["verdict"] == "error"
+    assert found["error"].startswith(message)
+    assert list(tmp_path.iterdir()) == []
+    assert dict(os.environ) == environment
+    assert str(tmp_path) not in command_lines()
+
+
+def test_reports_and_json_say_how_many_ranks(judged, capsys, monkeypatch):
+    def judge_replicas(targets, ranks, objectives, **_):
+        return {each: tuple(judged(ranks, each, objective) for objective in objectives) for each in targets}
+
+    monkeypatch.setattr(harness.check, "judge_replicas", judge_replicas)
+    monkeypatch.setattr(harness.check, "OBJECTIVES", ("sample",))
+    report = check_replicas("harness.parallel_loops:parallel_samples", 3)
+    assert report
+    assert str(report).startswith(
+        "parallel_samples, on 3 ranks, is equivalent to full-batch training, for means over samples.\n"
+        "  10 sizes were probed (sample objective): n from 3 to 40, b from 1 to 2, k from 1 to 8, epochs from 1 to 2."
+    )
+    assert main(["check", "harness.parallel_loops:averages_ranks", "--ranks", "2", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["ranks"] == 2
+    assert found["loop"] == "harness.parallel_loops:averages_ranks"
+    assert found["counterexample"] == {"samples": 3, "micro_batch_size": 2, "accumulation_steps": 1, "epochs": 1}
+    assert main(["check", "harness.parallel_loops:averages_ranks", "--ranks", "2"]) == 1
+    assert "Let n=3, b=2 on each of 2 ranks, k=1, epochs=1; a window has N=4 samples." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ranks", [0, -1, True, "2", 1.0])
+def test_ranks_are_a_number(ranks):
+    with pytest.raises(ValueError, match=f"ranks must be a whole number of at least 1, got {ranks!r}"):
+        check_replicas("harness.parallel_loops:parallel_samples", ranks)
