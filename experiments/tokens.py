@@ -206,9 +206,9 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     numbers["verdict"] = "true" if not wrong.any() else "true under conditions" if same else "false"
     numbers["finding"] = (
         f"micro-batches that weigh alike give the token mean if all hold equally many tokens (error "
-        f"{numbers['equal_counts_error']:.0e}); at a CV of 0.5 the gradient is off by "
+        f"{numbers['equal_counts_error']:.1g}); at a CV of 0.5 the gradient is off by "
         f"{first['error_at_half']['random']:.0%} at first and {last['error_at_half']['random']:.0%} after "
-        f"{frame['epochs'].max()} epochs of training, {low:.2f} to {high:.2f} times what theory gives for random masks"
+        f"training (epochs: {frame['epochs'].max()}), {low:.2f} to {high:.2f} times what theory gives for random masks"
     )
     return numbers
 
@@ -229,8 +229,9 @@ def plot(frame: pd.DataFrame) -> Figure:
             axis.plot(
                 mean["cv"], mean["error"], linestyle="", color=style.LOOPS["accumulate_samples"]["color"], **marks
             )
-        own = {"color": style.INK, "linestyle": "", "marker": "_", "markersize": 11}
-        axis.plot(mean["cv"], mean["theory"], label="theory for those", **own)  # of other sizes and shapes
+        # The last ones lie off the curve, as their counts have other totals and another distribution.
+        dashes = {"color": style.INK, "linestyle": "", "marker": "_", "markersize": 11}
+        axis.plot(mean["cv"], mean["theory"], label="theory for those", **dashes)
         trained = f"after {epochs} epoch{'s' if epochs > 1 else ''}" if epochs else "not trained"
         axis.set_title(f"{trained}\nnoise is {share:.0%} of the gradient's square", fontsize=10)
         axis.set_xlabel("CV of token counts")
