@@ -105,8 +105,7 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     early = several[(several["first_update"] == 1) & (several["first_update_due"] > 1)]
     lost, ragged = _lengths(bug, bug["lost"] > 0), _lengths(bug, bug["n"] % STEPS != 0)
     on_time, equal = _lengths(fix, fix["on_time"]), _lengths(fix, fix["equal"])
-    tail = frame[(frame["loop"] == "published_fix") & (frame["n"] == SIZES.samples)]
-    tail = tail[tail["sample"] == SIZES.samples - 1]
+    tail = frame.query("loop == 'published_fix' and n == @SIZES.samples and sample == n - 1")
     weight, due = (str(exact(float(tail[column].max()))) for column in ("weight", "due"))
     claims = {
         "first_iteration": {
@@ -137,9 +136,7 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
         "lengths": int(table["n"].nunique()),
         "first_update": {loop: int(row["first_update"]) for loop, row in shown.items()},
         "wrong": {loop: int(row["wrong"]) for loop, row in shown.items()},
-        "weights": int(
-            (frame[(frame["loop"] == "full_batch") & (frame["n"] == SIZES.samples)]["part"] == "update").sum()
-        ),
+        "weights": len(frame.query("loop == 'full_batch' and n == @SIZES.samples")),
         "lost_at": lost,
         "fix_equal_at": equal,
         "claims": claims,

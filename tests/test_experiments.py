@@ -13,6 +13,7 @@ from experiments import NAMES
 from experiments.__main__ import main
 from experiments.bench import Bench
 from experiments.results import RESULTS, provenance, write, write_atomically
+from experiments.token_windows import gradients_of
 from experiments.trainer_case import HEADS
 from harness.contributions import expected, window_mean
 from harness.data import text_lines
@@ -235,7 +236,7 @@ def test_masks_spread_the_counts_and_keep_the_total(tokens_case, masking):
 def test_the_error_of_mean_of_means_is_that_of_its_weights(tokens_case, monkeypatch):
     tokens, model, lines = tokens_case
     dataset = tokens.masked(lines, 0.5, "random", 0)
-    gradients, counts = tokens.gradients_of(model, dataset), tokens.token_counts(dataset, tokens.BATCH)
+    gradients, counts = gradients_of(model, dataset), tokens.token_counts(dataset, tokens.BATCH)
     due = counts / counts.sum(dim=1, keepdim=True)
     difference, reference = (torch.einsum("wk,wkp->wp", w, gradients).norm() for w in (1 / tokens.STEPS - due, due))
     found = tokens.compared(model, dataset, tokens.BATCH, *tokens.moments(model, tokens.masked(lines, 0, "random", 0)))
