@@ -2,10 +2,9 @@
 
 ``python -m experiments contributions``
 
-The contribution matrices of the loops that are published, read off the running loops by the probe: which samples go
-into which update, and with what weight. One small ragged size is drawn; data set lengths from 1 to 3k are counted. The
-claims are those of the article on https://github.com/rasbt/LLMs-from-scratch/pull/300. Not shown: weights of tokens,
-and short micro-batches, which are a matter of their own (see ``tokens`` and ``ragged_lengths``).
+The contribution matrices of published loops, read off the running loops by the probe: which samples go into which
+update, and with what weight. One ragged size is drawn, data set lengths from 1 to 3k are counted. The claims are those
+of an article on https://github.com/rasbt/LLMs-from-scratch/pull/300. Not shown: tokens and short micro-batches.
 """
 
 from __future__ import annotations
