@@ -22,7 +22,7 @@ from experiments.bench import ROOT, Bench, Row
 from harness.adapters import ADAPTERS
 from harness.conformance import COLUMNS, TAIL, conformance
 from harness.contributions import window_mean
-from harness.probe import exact
+from harness.figures import heat_map
 
 THREADS = ROOT / "experiments/threads.tsv"
 NAMED = ["name", "framework", "setting", "release", "loop"]
@@ -139,23 +139,11 @@ def figures(frame: pd.DataFrame) -> dict[str, Figure]:
     down = -(-len(panels) // across)
     figure, axes = style.panels(down, across, width=10.0, height=2.1)
     for axis, (title, matrix) in zip(axes.flat, panels, strict=False):
-        rows = [*matrix, *[[0.0] * TAIL.samples] * (len(due) - len(matrix))]
-        axis.imshow(rows, cmap="Blues", vmin=0, vmax=0.8, aspect="auto")
-        for step, row in enumerate(matrix):
-            for sample, weight in enumerate(row):
-                if weight:
-                    ink = "white" if weight > 0.5 else style.INK
-                    axis.text(sample, step, str(exact(weight)), ha="center", va="center", fontsize=7.5, color=ink)
-                wanted = due[step][sample] if step < len(due) else 0.0
-                if abs(weight - wanted) > 1e-6:
-                    box = (sample - 0.46, step - 0.44)
-                    axis.add_patch(Rectangle(box, 0.92, 0.88, fill=False, edgecolor="#D55E00", linewidth=1.2))
-        for step in range(len(matrix), len(due)):
-            axis.text((TAIL.samples - 1) / 2, step, "no update", ha="center", va="center", fontsize=7)
+        heat_map(axis, matrix, due, TAIL.samples, steps=len(due), darkest=0.8, size=7.5)
         axis.grid(visible=False)
         axis.set_title(title, fontsize=9)
         axis.set_xticks(range(TAIL.samples))
-        axis.set_yticks(range(len(rows)))
+        axis.set_yticks(range(len(due)))
         axis.tick_params(labelsize=7.5, length=2)
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_axis_off()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.diagnose import Probed
 from harness.probe import Row, exact
+from harness.task import Sizes
 
 INK, WRONG, EDGE = "#222222", "#D55E00", "#888888"
 LARGEST_TEXT = 16  # columns; fractions in wider matrices would not be legible
@@ -32,21 +34,12 @@ def draw(probed: Probed, title: str) -> Any:
     figure = figures.Figure(figsize=(2 * width + 1.6, height + 1.5), layout="constrained")
     axes = figure.subplots(1, 2, squeeze=False)[0]
     largest = max([abs(weight) for row in [*ours, *due] for weight in row], default=1.0) or 1.0
+    per_epoch = len(shown.window_lengths()) // shown.epochs
     for axis, matrix, name in ((axes[0], ours, "the loop"), (axes[1], due, "full-batch training")):
-        rows = [*matrix, *([[0.0] * samples] * (steps - len(matrix)))]
-        if rows:
-            axis.imshow(rows, cmap="Blues", vmin=0, vmax=largest * 1.6, aspect="auto")
-        _cells(axis, matrix, due if matrix is ours else matrix, largest)
-        for step in range(len(matrix), steps):
-            axis.text((samples - 1) / 2, step, "no update", ha="center", va="center", fontsize=9, color=INK)
-        per_epoch = len(shown.window_lengths()) // shown.epochs
-        for epoch in range(shown.epochs if matrix is due else 0):
-            middle = (epoch + 0.5) * per_epoch - 0.5
-            axis.text(samples - 0.4, middle, f"epoch {epoch}", rotation=270, ha="left", va="center", fontsize=9)
-            if epoch:
-                axis.axhline(epoch * per_epoch - 0.5, color=INK, linewidth=1.4)
-        for window in range(probed.sizes.effective_batch_size, samples, probed.sizes.effective_batch_size):
-            axis.axvline(window - 0.5, color=INK, linewidth=0.8, linestyle=":")
+        heat_map(axis, matrix, due if matrix is ours else matrix, samples, steps=steps, darkest=largest * 1.6)
+        if matrix is due:
+            mark_epochs(axis, [epoch for epoch in range(shown.epochs) for _ in range(per_epoch)], samples)
+        mark_windows(axis, probed.sizes)
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("sample")
         axis.set_xticks(range(0, samples, 1 if samples <= LARGEST_TEXT else 4))
@@ -79,19 +72,46 @@ def require_suffix(path: Path) -> None:
         raise ValueError(f"there is no directory {str(path.parent)!r} for the figure {path.name}")
 
 
-def _cells(axis: Any, matrix: list[Row], due: list[Row], largest: float) -> None:
+def heat_map(
+    axis: Any, matrix: list[Row], due: list[Row], samples: int, *, steps: int, darkest: float, size: float = 9.0
+) -> None:
+    """Weights as shades of blue up to ``darkest``; cells unlike those of ``due`` are outlined, missing rows named.
+
+    Fractions are printed at font ``size`` while they fit.
+    """
     patches = _matplotlib("matplotlib.patches")
+    if rows := [*matrix, *([[0.0] * samples] * (steps - len(matrix)))]:
+        axis.imshow(rows, cmap="Blues", vmin=0, vmax=darkest, aspect="auto")
     for step, row in enumerate(matrix):
         for sample, weight in enumerate(row):
             wanted = due[step][sample] if step < len(due) else 0.0
             if abs(weight - wanted) > 1e-6 * max(abs(weight), abs(wanted)):
-                box = (sample - 0.45, step - 0.45)
-                axis.add_patch(patches.Rectangle(box, 0.9, 0.9, fill=False, edgecolor=WRONG, linewidth=2))
+                box, width = (sample - 0.45, step - 0.45), 2 if size >= 9 else 1.2
+                axis.add_patch(patches.Rectangle(box, 0.9, 0.9, fill=False, edgecolor=WRONG, linewidth=width))
             if len(row) <= LARGEST_TEXT and weight:
                 value = exact(weight)
                 text = f"{value:.1e}" if isinstance(value, float) else str(value)
-                small = 9 if len(text) <= 5 else 6.5
-                axis.text(sample, step, text, ha="center", va="center", fontsize=small, color=INK)
+                small = size if len(text) <= 5 else size - 2.5
+                ink = "white" if weight > 0.63 * darkest else INK
+                axis.text(sample, step, text, ha="center", va="center", fontsize=small, color=ink)
+    for step in range(len(matrix), steps):
+        axis.text((samples - 1) / 2, step, "no update", ha="center", va="center", fontsize=size, color=INK)
+
+
+def mark_epochs(axis: Any, epochs: Sequence[int], samples: int) -> None:
+    """Name the epoch of each step on the right, with a line where it changes."""
+    for epoch in sorted(set(epochs)):
+        steps = [step for step, other in enumerate(epochs) if other == epoch]
+        middle = sum(steps) / len(steps)
+        axis.text(samples - 0.4, middle, f"epoch {epoch}", rotation=270, ha="left", va="center", fontsize=9)
+        if steps[0]:
+            axis.axhline(steps[0] - 0.5, color=INK, linewidth=1.4)
+
+
+def mark_windows(axis: Any, sizes: Sizes) -> None:
+    """A dotted line between the samples of two windows."""
+    for window in range(sizes.effective_batch_size, sizes.samples, sizes.effective_batch_size):
+        axis.axvline(window - 0.5, color=INK, linewidth=0.8, linestyle=":")
 
 
 def _equal(ours: list[Row], due: list[Row]) -> bool:

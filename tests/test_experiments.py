@@ -7,13 +7,19 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from torch.utils.data import TensorDataset
 
 from experiments import NAMES
 from experiments.__main__ import main
 from experiments.bench import Bench
 from experiments.results import RESULTS, provenance, write, write_atomically
+from experiments.token_windows import gradients_of
 from experiments.trainer_case import HEADS
-from harness.task import Sizes
+from harness.contributions import expected, window_mean
+from harness.data import text_lines
+from harness.loops import LOOPS, accumulate_samples, accumulate_tokens
+from harness.models import GPT, seeded
+from harness.task import IGNORE_INDEX, Sizes
 
 calls = []
 
@@ -151,3 +157,108 @@ def test_a_quick_rerun_gives_the_committed_numbers():
     wide = committed["dtype"] != "bfloat16"
     assert committed["ratio"][wide].to_numpy() == pytest.approx(again["ratio"][wide].to_numpy(), rel=1e-3)
     assert (again["error"] < again["tolerance"]).equals(committed["error"] < committed["tolerance"])
+
+
+def test_probed_contributions_are_those_of_theory():
+    contributions = importlib.import_module("experiments.contributions")
+    for loop in contributions.SHOWN:
+        for n in (1, 4, 7, 9):
+            sizes = Sizes(n, 1, contributions.STEPS)
+            rows = [row for row in contributions.measure(loop, n) if row["part"] == "update"]
+            matrix = expected(loop, sizes.full_batch() if loop == "full_batch" else sizes)
+            assert [row["fraction"] for row in rows] == [str(weight) for row in matrix for weight in row]
+            assert [row["due"] for row in rows] == pytest.approx([float(w) for row in window_mean(sizes) for w in row])
+
+
+@pytest.mark.parametrize(("n", "carried", "lost"), [(5, [], []), (7, [5, 6], [5, 6]), (8, [5, 6, 7], [5, 6, 7])])
+def test_the_bug_carries_leftovers_over_and_loses_the_last(n, carried, lost):
+    rows = importlib.import_module("experiments.contributions").measure("early_first_step", n)
+    assert [row["sample"] for row in rows if row["part"] == "update" and row["carried"]] == carried
+    assert [row["sample"] for row in rows if row["part"] == "lost"] == lost
+    assert {row["step"] for row in rows if row["part"] == "update" and row["carried"]} <= {2}
+
+
+def test_the_verdicts_on_the_article_follow_the_loops(monkeypatch):
+    contributions = importlib.import_module("experiments.contributions")
+
+    def verdicts():
+        claims = contributions.summarise(contributions.run(Bench(quick=True)))["claims"]
+        return {name: claim["verdict"] for name, claim in claims.items()}
+
+    conditions = "true under conditions"
+    assert verdicts() == {"first_iteration": "true", "leftovers": conditions, "fix": conditions}
+    monkeypatch.setitem(LOOPS, "early_first_step", accumulate_samples)
+    monkeypatch.setitem(LOOPS, "published_fix", accumulate_samples)
+    assert verdicts() == {"first_iteration": "false", "leftovers": "false", "fix": "true"}
+
+
+def test_a_tail_divided_by_k_costs_what_theory_says(monkeypatch):
+    tail_weight = importlib.import_module("experiments.tail_weight")
+
+    def measured(optimizer, r, windows):
+        [row] = tail_weight.measure(optimizer, r, windows, 0, "cpu")
+        return row
+
+    for r in (1, 2, 3):
+        sgd, adamw = (measured(optimizer, r, 3) for optimizer in ("sgd", "adamw"))
+        assert sgd["update_error"] == pytest.approx(1 - r / 4)
+        assert adamw["gradient_error"] == pytest.approx(1 - r / 4)
+        assert 0.01 < adamw["update_error"] < sgd["update_error"]
+        assert sgd["share"] < sgd["displacement_error"] < 3 * sgd["share"]
+    assert measured("sgd", 1, 1)["displacement_error"] > 0.5
+    assert measured("adamw", 1, 1)["displacement_error"] < 1e-3  # all updates are scaled alike, which Adam hides
+    assert measured("adamw", 4, 3)["displacement_error"] == measured("sgd", 4, 3)["displacement_error"] == 0
+    wrong = pd.DataFrame([measured(optimizer, r, n) for optimizer in ("sgd", "adamw") for r in (1, 4) for n in (1, 2)])
+    assert tail_weight.summarise(wrong)["verdict"] == "false"
+    monkeypatch.setattr(tail_weight, "published_fix", accumulate_samples)
+    right = pd.DataFrame([measured(optimizer, r, n) for optimizer in ("sgd", "adamw") for r in (1, 4) for n in (1, 2)])
+    assert tail_weight.summarise(right)["verdict"] == "true"
+
+
+@pytest.fixture(scope="module")
+def tokens_case():
+    tokens = importlib.import_module("experiments.tokens")
+    lines = text_lines(400, 0)
+    whole = (lines.tensors[1] != IGNORE_INDEX).all(dim=1)
+    lines = TensorDataset(*(tensor[whole][: 3 * tokens.STEPS * tokens.BATCH] for tensor in lines.tensors))
+    return tokens, seeded(GPT, 0).double(), lines
+
+
+@pytest.mark.parametrize("masking", ["random", "line ends"])
+def test_masks_spread_the_counts_and_keep_the_total(tokens_case, masking):
+    tokens, _, lines = tokens_case
+    for spread in tokens.SPREADS:
+        counts = tokens.token_counts(tokens.masked(lines, spread, masking, 0), tokens.BATCH)
+        assert counts.sum(dim=1).tolist() == [512] * 3
+        assert (counts.std(dim=1, correction=0) / counts.mean(dim=1)).tolist() == pytest.approx([spread] * 3)
+
+
+def test_the_error_of_mean_of_means_is_that_of_its_weights(tokens_case, monkeypatch):
+    tokens, model, lines = tokens_case
+    dataset = tokens.masked(lines, 0.5, "random", 0)
+    gradients, counts = gradients_of(model, dataset), tokens.token_counts(dataset, tokens.BATCH)
+    due = counts / counts.sum(dim=1, keepdim=True)
+    difference, reference = (torch.einsum("wk,wkp->wp", w, gradients).norm() for w in (1 / tokens.STEPS - due, due))
+    found = tokens.compared(model, dataset, tokens.BATCH, *tokens.moments(model, tokens.masked(lines, 0, "random", 0)))
+    assert found["error"] == pytest.approx(float(difference / reference), rel=1e-6)
+    assert found["excess"] == pytest.approx(0.5**2 / (1 - 0.5**2))
+    assert 0.7 < found["error"] / found["theory"] < 1.4
+    equal = tokens.compared(model, tokens.masked(lines, 0, "random", 0), tokens.BATCH, 1.0, 1.0)
+    assert equal["error"] < 1e-12
+    assert equal["theory"] == 0
+    monkeypatch.setattr(tokens, "accumulate_samples", accumulate_tokens)
+    assert tokens.compared(model, dataset, tokens.BATCH, 1.0, 1.0)["error"] == 0
+
+
+def test_the_theory_of_token_counts_holds_for_noise_that_meets_its_assumption():
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.tensor([3.0, 5.0, 20.0, 4.0])
+    signal = torch.ones(50)
+    noise = torch.randn(4000, 4, 50, generator=generator) / counts.sqrt()[:, None]  # S = 50
+    due = counts / counts.sum()
+    difference, mean = (
+        torch.einsum("k,wkp->wp", w, signal + noise).square().sum(dim=1).mean() for w in (1 / 4 - due, due)
+    )
+    excess = counts.mean() * (1 / counts).mean() - 1
+    assert float(difference) == pytest.approx(float(50 / counts.sum() * excess), rel=0.02)
+    assert float(mean) == pytest.approx(float(50 + 50 / counts.sum()), rel=0.02)
