@@ -7,4 +7,5 @@ A module may have ``tables``, ``figures`` and ``documents`` as well: functions o
 NAMES = (
     *("error_by_step", "ragged_lengths", "drift", "tolerance", "scale", "probe_cost", "frameworks", "architectures"),
     *("contributions", "tail_weight", "tokens"),
+    *("learning_rate", "smoothness"),
 )

@@ -146,6 +146,23 @@ def test_committed_results_are_complete_and_say_what_they_should():
     assert models["largest_noise"] < 1e-5
     assert models["smallest_difference"] > 1e-2
     assert sum(models[head]["same"] for head in HEADS) >= 20
+    rates = summary["learning_rate"]
+    assert rates["seeds"] >= 5
+    _, low, high = rates["adamw"]["exponent"]
+    assert 0.25 < low < high < 0.75  # the square root, neither none nor linear
+    for optimizer in ("sgd", "adamw"):
+        assert not any(entry["at_edge"] for entry in rates[optimizer]["by_N"].values())
+        assert rates[optimizer]["by_N"]["512"]["none"]["cost"][1] > 1.2
+        assert rates[optimizer]["by_N"]["512"]["linear"]["cost"][1] > 10
+        assert rates[optimizer]["accumulate_samples"]["128"]["largest_difference"] < 1e-3
+        assert rates[optimizer]["accumulate_samples"]["128"]["rate_ratio"] == [1, 1, 1]
+    curves = summary["smoothness"]
+    for problem in ("mlp", "gpt-windows"):
+        assert curves[problem]["window_differs_by"] < 1e-5
+        for b, ratio in curves[problem]["micro_batch_ratio"].items():
+            assert ratio == pytest.approx(curves[problem]["noise_ratio"][b], rel=0.15)
+    assert curves["smoother_by"] > 4
+    assert {summary[name]["verdict"] for name in ("learning_rate", "smoothness")} == {"true under conditions"}
 
 
 def test_a_quick_rerun_gives_the_committed_numbers():
