@@ -73,7 +73,7 @@ def settle(model: nn.Module, inputs: Tensor, k: int, norm: str) -> dict[str, Ten
 
 
 def momentum(norm: str, j: int, k: int) -> float:
-    """BatchNorm's momentum at micro-batch j = 1 … k, by the policies of the module's docstring."""
+    """BatchNorm's momentum at micro-batch j = 1 … k, by the policies that ``batch_norm`` explains."""
     if norm == "momentum rescaled":
         return float(1 - (1 - MOMENTUM) ** (1 / k))
     if norm == "momentum by micro-batch":

@@ -47,12 +47,13 @@ def test_behind_a_causal_mask_padding_is_not_seen(monkeypatch):
 def test_a_line_that_needs_no_padding_is_read_alike():
     inputs, _ = lines(300).tensors
     longest = inputs[(inputs != 0).sum(dim=1) == LONGEST]
+    assert len(longest) > 1
     for padding in ("data set", "batch", "left", "last real token", "one token", "one token, far off"):
         torch.testing.assert_close(outputs(padding, longest), outputs("none", longest))
 
 
 def test_chapters_are_equally_frequent_and_seeds_shuffle():
-    targets = lines(700).tensors[1]
+    targets = lines(540).tensors[1]
     assert 0.45 < targets.double().mean() < 0.55
     assert torch.equal(lines(10, 1).tensors[0], lines(20, 1).tensors[0][:10])
     assert not torch.equal(lines(10, 1).tensors[0], lines(10, 2).tensors[0])

@@ -140,6 +140,10 @@ def test_committed_results_are_complete_and_say_what_they_should():
     assert models["largest_noise"] < 1e-5
     assert models["smallest_difference"] > 1e-2
     assert sum(models[head]["same"] for head in HEADS) >= 20
+    book, norms = summary["book"], summary["batch_norm"]
+    assert book["changed_predictions"]["1 × 8, padded"] == 0 < book["changed_predictions"]["1 × 8, not padded"]
+    assert max(book["noise"], norms["largest_error_without_batch_statistics"]) < 1e-12
+    assert min(norms["BatchNorm"]["gradient"].values()) > 1e-2
 
 
 def test_a_quick_rerun_gives_the_committed_numbers():
