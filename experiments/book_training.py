@@ -95,6 +95,7 @@ def book_batches(
 
     It evaluates every 50 batches, on the first ones of its training loader. That draws a shuffled order once more, from
     the global stream that the next epoch's order will come from; and batches of 1 do so eight times as often as of 8.
+    Left out: it goes through its validation loader as well, which moves that stream further.
     """
     seen = 0
     for _ in range(epochs):

@@ -1,11 +1,13 @@
 """BatchNorm under accumulation: theory and measurement agree, and without batch statistics nothing shows."""
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from experiments.batch_norm import measure
+from experiments.batch_norm import measure, summarise
 from experiments.batch_norm_case import BATCH_NORMS, MOMENTUM, NORMS, N, accumulate, build, momentum, predicted_bias
+from experiments.results import RESULTS
 from harness.data import digits
 from harness.tolerance import SAFETY
 
@@ -108,3 +110,11 @@ def test_a_frozen_norm_that_thaws_is_seen(batch):
     assert (found - full).norm() > 0.01 * full.norm()
     assert isinstance(model[4], nn.BatchNorm2d)
     assert not model[4].training
+
+
+def test_the_verdict_hangs_on_the_numbers():
+    frame = pd.read_csv(RESULTS / "data/batch_norm.csv")
+    assert summarise(frame)["verdict"] == "true"
+    plain = frame["norm"].isin(BATCH_NORMS)
+    assert summarise(frame.assign(error=frame["error"].where(~plain, 0.0)))["verdict"] == "false"
+    assert summarise(frame.assign(error=frame["error"].where(plain, 0.1)))["verdict"] == "false"

@@ -2,14 +2,16 @@
 
 from functools import partial
 
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from experiments.book import compare
+from experiments.book import compare, summarise
 from experiments.book_case import ALONE, DROPOUT, LONGEST, NOT_PADDED, PADDED, Classifier, lines
 from experiments.book_training import book_batches, order, train
+from experiments.results import RESULTS
 from harness.ambient import RandomStream
 from harness.models import seeded
 
@@ -103,3 +105,12 @@ def test_whole_trainings_agree_or_differ():
     assert padded["predictions"] == accumulated["predictions"]
     assert padded["loss"] == pytest.approx(accumulated["loss"], rel=1e-9)
     assert padded["loss"] != pytest.approx(not_padded["loss"], rel=1e-3)
+
+
+def test_the_verdict_hangs_on_the_numbers():
+    parts = {"gradient": "book", "accuracy": "book_accuracy", "order": "book_order"}
+    frames = [pd.read_csv(RESULTS / f"data/{name}.csv").assign(part=part) for part, name in parts.items()]
+    frame = pd.concat(frames, ignore_index=True)
+    assert summarise(frame)["verdict"] == "true under conditions"
+    assert summarise(frame.assign(error=0.0))["verdict"] == "true"
+    assert summarise(frame.assign(error=0.1))["verdict"] == "false"
