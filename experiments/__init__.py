@@ -8,4 +8,5 @@ NAMES = (
     *("error_by_step", "ragged_lengths", "drift", "tolerance", "scale", "probe_cost", "frameworks", "architectures"),
     *("contributions", "tail_weight", "tokens"),
     *("learning_rate", "smoothness"),
+    *("book", "batch_norm"),
 )

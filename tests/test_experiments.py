@@ -163,6 +163,10 @@ def test_committed_results_are_complete_and_say_what_they_should():
             assert ratio == pytest.approx(curves[problem]["noise_ratio"][b], rel=0.15)
     assert curves["smoother_by"] > 4
     assert {summary[name]["verdict"] for name in ("learning_rate", "smoothness")} == {"true under conditions"}
+    book, norms = summary["book"], summary["batch_norm"]
+    assert book["changed_predictions"]["1 × 8, padded"] == 0 < book["changed_predictions"]["1 × 8, not padded"]
+    assert max(book["noise"], norms["largest_error_without_batch_statistics"]) < 1e-12
+    assert min(norms["BatchNorm"]["gradient"].values()) > 1e-2
 
 
 def test_a_quick_rerun_gives_the_committed_numbers():
