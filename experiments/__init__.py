@@ -6,4 +6,5 @@ A module may have ``tables``, ``figures`` and ``documents`` as well: functions o
 
 NAMES = (
     *("error_by_step", "ragged_lengths", "drift", "tolerance", "scale", "probe_cost", "frameworks", "architectures"),
+    *("memory", "precision"),
 )
