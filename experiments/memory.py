@@ -47,13 +47,14 @@ def run(bench: Bench) -> pd.DataFrame:
     largest = powers[-1]
     exact += [(DETAILED, loop, largest, b) for loop in ("correct", "one_backward") for b in powers]
     exact += [(DETAILED, loop, largest, largest) for loop in LOOPS]
-    exact += [(DETAILED, loop, n, 1) for loop in LOOPS for n in powers]
+    exact += [(DETAILED, loop, n, 1) for loop in LOOPS for n in powers[1:]]
     timed = [(DETAILED, "correct", largest, b, 2) for b in powers] + [(DETAILED, "one_backward", largest, 1, 2)]
+    once = [("10k", loop, 64 if bench.quick else 256, 1, 1) for loop in ("correct", "total_of_losses")]
     if not bench.quick:
-        timed += [("10M", loop, 8, b, 1) for loop, b in (("correct", 1), ("correct", 8), ("one_backward", 1))]
-    timed += [("10k", loop, 64 if bench.quick else 256, 1, 1) for loop in ("correct", "total_of_losses")]
+        once += [("10M", loop, 8, b, 1) for loop, b in (("correct", 1), ("correct", 8), ("one_backward", 1))]
+    repeated = [(*case, repetition) for repetition in range(repetitions) for case in timed]
     names = ("size", "loop", "n", "b", "epochs", "repetition")
-    cases = [dict(zip(names, (*case, r), strict=True)) for r in range(repetitions) for case in timed]
+    cases = [dict(zip(names, case, strict=True)) for case in repeated + [(*case, 0) for case in once]]
     rows = bench.map(count, [dict(zip(names[:4], case, strict=True)) for case in dict.fromkeys(exact)])
     return pd.DataFrame(rows + bench.map(time_and_peak, cases, alone=True))
 
