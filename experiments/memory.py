@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import style
@@ -110,7 +111,7 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
         f"with b = 1 and k = {n} a GPT of {DETAILED} parameters saves {numbers['saved_at_b_1'] / 2**20:.1f} MiB of "
         f"activations at once where the full batch saves {numbers['saved_by_full_batch'] / 2**20:.1f}, and one "
         f"backward pass at the window's end {numbers['one_backward_saved_at_b_1'] / 2**20:.1f}; gradient buffers cost "
-        f"{numbers['gradients_over_parameters']:.0f} time the parameters, so the peak of all tensors is between "
+        f"{numbers['gradients_over_parameters']:.2f} times the parameters, so the peak of all tensors is between "
         f"{min(peaks):.2f} and {max(peaks):.2f} times the full batch's"
     )
     return numbers
@@ -133,14 +134,19 @@ def plot(frame: pd.DataFrame) -> Figure:
     exact = tables(frame)["memory"]
     detailed = exact[exact["size"] == DETAILED]
     n = detailed["n"].max()
-    figure, axes = style.panels(1, 3, height=4.3, width=10.5)
+    figure, axes = style.panels(1, 3, height=4.3)
     fixed, growing, peak = axes[0]
+    theory = {"color": "#777777", "linewidth": 5, "alpha": 0.5, "label": "theory, from the tensors of a GPT"}
     for loop, look in LOOKS.items():
         rows = detailed[detailed["loop"] == loop]
-        line = rows[rows["n"] == n].sort_values("b")
-        fixed.plot(line["b"], line["saved_activations"] / 2**20, **look)
+        if loop in ("correct", "one_backward"):
+            line = rows[rows["n"] == n].sort_values("b")
+            fixed.plot(line["b"], line["saved_activations"] / 2**20, **look)
+        if loop == "correct":
+            fixed.plot(line["b"], line["predicted_activations"] / 2**20, zorder=0, **theory)
         line = rows[(rows["b"] == 1) & (rows["k"] > 1)].sort_values("k")
         growing.plot(line["k"], line["carried_bytes"], **look)
+    growing.plot([], [], **theory)
     sizes = exact[exact["loop"] == "correct"].groupby("size", sort=False)
     colors = ("#009E73", "#0072B2", "#D55E00", "#CC79A7")
     for (size, rows), color, marker in zip(sizes, colors, "^osD", strict=False):
@@ -149,19 +155,22 @@ def plot(frame: pd.DataFrame) -> Figure:
         peak.annotate(str(size), (ratios.index[-1], ratios.iloc[-1]), (5, 0), textcoords="offset points", va="center")
     peak.axhline(1, color="#333333", linewidth=1.2, linestyle=(0, (2, 2)), zorder=0)
     for axis in axes[0]:
-        ticks = sorted(detailed["b"].unique())
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        _ticks(axis, sorted(set(detailed["b"]) - ({1} if axis is not fixed else set())))
     fixed.set_yscale("log", base=2)
-    fixed.set(
-        xlabel=f"micro-batch size b, at N = {n}", ylabel="MiB of activations saved at once", title="1 M parameters"
-    )
+    fixed.set_yticks([2, 4, 8, 16, 32, 64], ["2", "4", "8", "16", "32", "64"])
+    fixed.set(xlabel=f"micro-batch size b, at N = {n}", ylabel="activations saved at once, in MiB")
+    fixed.set_title("1 M parameters")
     growing.set(xlabel="accumulation steps k, at b = 1", ylabel="bytes carried to the next micro-batch", yscale="log")
     growing.set_title("1 M parameters")
     peak.set(xlabel="accumulation steps k, at b = 1", ylabel="peak of all tensors / that of the full batch")
     peak.set(title="correct accumulation, by size", ylim=(0, None))
-    style.legend(figure, fixed)
+    style.legend(figure, growing)
     return figure
+
+
+def _ticks(axis: Axes, places: list[int]) -> None:
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(places, [str(place) for place in places])
 
 
 def figures(frame: pd.DataFrame) -> dict[str, Figure]:
@@ -178,9 +187,7 @@ def figures(frame: pd.DataFrame) -> dict[str, Figure]:
         seconds.plot(middle.index, middle["seconds_per_sample"] * 1e3, **LOOKS[loop])
         resident.plot(middle.index, middle["resident_megabytes"], **LOOKS[loop])
     for axis in axes[0]:
-        ticks = sorted(timed["b"].unique())
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        _ticks(axis, sorted(timed["b"].unique()))
         axis.set(xlabel=f"micro-batch size b, at N = {timed['n'].max()}", ylim=(0, None))
     seconds.set(ylabel="milliseconds per sample, one thread", title="1 M parameters")
     resident.set(ylabel="MiB of growth of the resident set", title="1 M parameters")

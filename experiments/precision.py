@@ -106,7 +106,7 @@ def plot(frame: pd.DataFrame) -> Figure:
     """Error against k at fixed b and at fixed N, and against the weight of the loss."""
     plain = frame[frame["weight"] == 1]
     total = plain["n"].max()
-    figure, axes = style.panels(1, 3, height=4.6, width=10.5)
+    figure, axes = style.panels(1, 3, height=4.6)
     growing, fixed, small = axes[0]
     for arm, look in LOOKS.items():
         _line(growing, plain[(plain["arm"] == arm) & (plain["b"] == 1)], "k", look, arm)
@@ -122,6 +122,8 @@ def plot(frame: pd.DataFrame) -> Figure:
         axis.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
     growing.set(xlabel="accumulation steps k, at b = 1", ylabel="relative error of the gradient")
     fixed.set(xlabel="accumulation steps k, at fixed N", title=f"N = {total}")
+    small.set_xticks(ticks := [2.0**exponent for exponent in (-20, -16, -12, -8, -4, 0)])
+    small.set_xlim(ticks[0] / 2, 2)
     small.set(xlabel="weight of the loss", title=f"N = {total}, k = {WEIGHTS_K}")
     growing.set_title("N = k")
     style.legend(figure, growing)
