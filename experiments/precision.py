@@ -7,9 +7,9 @@ are accumulated by autograd, at fixed N and at fixed b = 1, and compared with a 
 parts. One is in the micro-batches' own gradients, which kernels compute; a hook adds them up in float64. The other is
 made by the buffer: rounding a sum to nearest errs by up to half the spacing of numbers around it, so by
 spacing / √12 in the mean of squares, and over k micro-batches these errors add up as independent ones do, until
-additions below half the spacing are lost. In bfloat16 the spacing is up to 2⁻⁷ of a number. The loss of precision is
-asked about in https://github.com/pytorch/pytorch/issues/106395 and was reported of
-https://github.com/deepspeedai/DeepSpeed/issues/1800. Not shown: how training ends; stochastic rounding; GPU kernels.
+additions below half the spacing are lost. In bfloat16 the spacing is up to 2⁻⁷ of a number. Public threads on it:
+https://github.com/pytorch/pytorch/issues/106395 and https://github.com/deepspeedai/DeepSpeed/issues/1800.
+Not shown: how training ends; stochastic rounding; GPU kernels.
 """
 
 from __future__ import annotations
