@@ -9,4 +9,5 @@ NAMES = (
     *("contributions", "tail_weight", "tokens"),
     *("learning_rate", "smoothness"),
     *("book", "batch_norm"),
+    *("memory", "precision"),
 )

@@ -73,7 +73,7 @@ def measure(size: str, optimizer: str, steps: int, kind: str, repetition: int) -
     warm = _case("10k", optimizer, 1)
     lockstep(Run(full_batch, warm.full_batch().task()), Run(accumulate_samples, warm.task()))
     case = _case(size, optimizer, steps)
-    held = _peak_megabytes()
+    held = peak_megabytes()
     tasks = {"full batch": [case.full_batch().task()], "accumulation": [case.task()]}.get(
         kind, [case.full_batch().task(), case.task()]
     )
@@ -93,7 +93,7 @@ def measure(size: str, optimizer: str, steps: int, kind: str, repetition: int) -
             "repetition": repetition,
             "kind": kind,
             "seconds": seconds,
-            "megabytes": _peak_megabytes() - held,
+            "megabytes": peak_megabytes() - held,
         }
     ]
 
@@ -105,7 +105,8 @@ def _case(size: str, optimizer: str, steps: int) -> Case:
     return Case(problem, sizes, optimizer, "float32")
 
 
-def _peak_megabytes() -> float:
+def peak_megabytes() -> float:
+    """The most resident memory that this process has had so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

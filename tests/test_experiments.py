@@ -167,6 +167,13 @@ def test_committed_results_are_complete_and_say_what_they_should():
     assert book["changed_predictions"]["1 × 8, padded"] == 0 < book["changed_predictions"]["1 × 8, not padded"]
     assert max(book["noise"], norms["largest_error_without_batch_statistics"]) < 1e-12
     assert min(norms["BatchNorm"]["gradient"].values()) > 1e-2
+    memory = summary["memory"]
+    assert memory["predicted_exactly"]
+    assert memory["gradients_over_parameters"] == 1
+    assert memory["one_backward_saved_at_b_1"] > 0.99 * memory["saved_by_full_batch"] > 15 * memory["saved_at_b_1"]
+    assert (memory["verdict"], summary["precision"]["verdict"]) == ("true under conditions",) * 2
+    assert summary["precision"]["growth_bfloat16"] > 4
+    assert summary["precision"]["growth_float32_buffer"] < 1
 
 
 def test_a_quick_rerun_gives_the_committed_numbers():
