@@ -55,7 +55,7 @@ def test_the_notebook_has_run():
     assert not [output for output in outputs if output.output_type == "error"]
     figures = [output for output in outputs if "image/svg+xml" in output.get("data", {})]
     text = "".join(output.text for output in outputs if output.output_type == "stream")
-    assert len(figures) == 4
+    assert len(figures) == SCRIPT.read_text().count("display(SVG(") >= 14
     assert "def accumulate_tokens(task: Task) -> None:" in text
     assert "published_fix diverges from full-batch training, for means over samples." in text
 
