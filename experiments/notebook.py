@@ -25,6 +25,8 @@ _PLACE = re.compile(r"\{\{\s*([\w.]+)\s*(?:\|([^}]*))?\}\}")
 def fill(text: str, summary: dict[str, Any]) -> str:
     """Put the summary's numbers in their places; KeyError, with the whole path, for one that it does not have.
 
+    The format ``sentence`` gives a finding the capital letter that it has at the start of a sentence.
+
     >>> fill("an error of {{ drift.sgd | .1% }}", {"drift": {"sgd": 0.25}})
     'an error of 25.0%'
     """
@@ -35,7 +37,10 @@ def fill(text: str, summary: dict[str, Any]) -> str:
             if not isinstance(found, dict) or key not in found:
                 raise KeyError(f"summary.json has no {match[1]!r}: run the experiments again, or mend the prose")
             found = found[key]
-        return power_of_ten(format(found, (match[2] or "").strip()))
+        form = (match[2] or "").strip()
+        if form == "sentence":
+            return f"{found[0].upper()}{found[1:]}"
+        return power_of_ten(format(found, form))
 
     return _PLACE.sub(value, text)
 

@@ -82,7 +82,7 @@ class _Prose:
         self._markdown = MarkdownIt("commonmark", {"highlight": _block}).enable("table")
         # Numbered, as two cells may have the same heading.
         self._markdown.use(anchors_plugin, max_level=3, slug_func=lambda _: f"section-{next(names)}")
-        self._markdown.add_render_rule("table_open", lambda *_: _SCROLL + "<table>\n")
+        self._markdown.add_render_rule("table_open", lambda *_: _SCROLL + '<table class="prose">\n')
         self._markdown.add_render_rule("table_close", lambda *_: "</table></div>\n")
 
     def html(self, source: str) -> Markup:

@@ -37,8 +37,8 @@ sys.path.insert(0, "..")  # the experiments lie beside this folder
 # loop and the full batch, for {{ contributions.n }} samples in micro-batches of one, *k* = {{ contributions.k }} and two epochs.
 
 # %% tags=["hide-input"]
-# Alt: Four heat maps of weights, optimizer steps downwards and samples to the right. With the bug the first update holds sample 0
-# alone, the next are shifted, and samples 5 and 6 join the next epoch. The published fix steps where it should, but its tail has
+# Alt: Four heat maps of weights, optimizer steps downwards and samples to the right. With the bug the first update holds one sample
+# alone, the next are shifted, and leftovers join the next epoch. The published fix steps where it should, but its tail has
 # weights of a quarter for a third, outlined as wrong. Correct accumulation equals full-batch training.
 # Caption: Which sample goes into which update, and with what weight. Orange: not as in full-batch training.
 # Data: contributions.csv, contributions_lengths.csv
@@ -205,7 +205,7 @@ display(table(pd.read_csv("../results/data/tolerance.csv")).round(4))
 # %% [markdown]
 # ## Batch one, accumulated eight times
 #
-# {{ book.finding }}. Padded alike, the two are one training to {{ book.noise | .0e }}. What separates them in the book's table is which
+# {{ book.finding | sentence }}. What separates them in the book's table is which
 # token is read: with padding, the last one is a padding token. And the order: the script's evaluation draws from the stream that
 # shuffles, so that from the second epoch on {{ book.order.same_windows_later }} of {{ book.order.steps }} windows are the same.
 
@@ -217,7 +217,7 @@ display(SVG("../results/figures/book.svg"))
 # %% [markdown]
 # ## The learning rate
 #
-# {{ learning_rate.finding }}. What counts is *N*: at the same *N*, the best rate is the same with or without accumulation.
+# {{ learning_rate.finding | sentence }}. What counts is *N*: at the same *N*, the best rate is the same with or without accumulation.
 
 # %% tags=["hide-input"]
 # Alt: Best learning rate against the effective batch size, for SGD and AdamW, with the linear and the square-root rule, and what each rule costs. AdamW's best rates follow the square root; SGD's stop growing.
@@ -227,7 +227,7 @@ display(SVG("../results/figures/learning_rate.svg"))
 # %% [markdown]
 # ## BatchNorm, and norms that do not mind
 #
-# {{ batch_norm.finding }}.
+# {{ batch_norm.finding | sentence }}.
 
 # %% tags=["hide-input"]
 # Alt: Errors of gradient, running mean and running variance against k, for BatchNorm with three momenta, frozen BatchNorm, GroupNorm and LayerNorm. Only BatchNorm's are above rounding.
@@ -237,7 +237,7 @@ display(SVG("../results/figures/batch_norm.svg"))
 # %% [markdown]
 # ## Does the curve get jumpy?
 #
-# {{ smoothness.finding }}.
+# {{ smoothness.finding | sentence }}.
 
 # %% tags=["hide-input"]
 # Alt: Above, one training recorded in three ways: every micro-batch is jumpy, the last micro-batch before an update as well, the mean over the window is smooth. Below, jumpiness against b and k with theory lines.
@@ -248,7 +248,7 @@ display(SVG("../results/figures/smoothness.svg"))
 # %% [markdown]
 # ## Memory, and what keeps it
 #
-# {{ memory.finding }}. The variable that costs is the loss itself: whoever adds up losses and calls `backward` once at the
+# {{ memory.finding | sentence }}. The variable that costs is the loss itself: whoever adds up losses and calls `backward` once at the
 # window's end keeps every graph, and saves nothing. A running total without `.item()`, after its own `backward`, keeps
 # nodes without activations: {{ memory.graph_kilobytes_per_micro_batch | .0f }} kB for each micro-batch.
 
@@ -260,18 +260,18 @@ display(SVG("../results/figures/memory.svg"))
 # %% [markdown]
 # ## Precision
 #
-# {{ precision.finding }}. Yet a full batch in bfloat16 is no refuge, as kernels sum in it too: at a fixed *N* the error is least
+# {{ precision.finding | sentence }}. Yet a full batch in bfloat16 is no refuge, as kernels sum in it too: at a fixed *N* the error is least
 # at *k* = {{ precision.best_k_bfloat16_at_fixed_n }}.
 
 # %% tags=["hide-input"]
-# Alt: Error of the accumulated gradient against k, up to 256, for several dtypes of parameters and buffers. Buffers in bfloat16 get worse with k; float32 buffers do not.
+# Alt: Error of the accumulated gradient against k for several dtypes of parameters and buffers. Buffers in bfloat16 get worse with k; float32 buffers do not.
 # Caption: Error against a full batch in float64, by accumulation steps.
 display(SVG("../results/figures/precision.svg"))
 
 # %% [markdown]
 # ## What frameworks do
 #
-# Nobody writes this loop any more, so we read the matrices of those who did it for us. {{ frameworks.finding }}. None of it is a
+# Most people let a framework write this loop, so we read the matrices of frameworks, in the versions that the table names. {{ frameworks.finding | sentence }}. None of it is a
 # secret: much is documented, or has a thread; [the table in words](../results/frameworks.md) has the links, and a command for
 # every cell. "Stream" is a policy of its own, in which windows run on across epochs.
 
@@ -281,7 +281,7 @@ display(SVG("../results/figures/precision.svg"))
 display(SVG("../results/figures/frameworks.svg"))
 
 # %% [markdown]
-# And it depends on the model. {{ architectures.finding }}. The cause of the first is
+# And it depends on the model. {{ architectures.finding | sentence }}. The cause of the first is
 # [known](https://github.com/huggingface/transformers/issues/47688): Trainer hands the number of labels to every model whose `forward` takes
 # `**kwargs`, and leaves the division to it.
 

@@ -73,3 +73,7 @@ def test_missing_numbers_are_named():
         KeyError, match=r"summary\.json has no 'drift\.speed': run the experiments again, or mend the prose"
     ):
         fill("{{ drift.speed }}", {"drift": {}})
+
+
+def test_a_finding_gets_its_capital_letter():
+    assert fill("{{ drift.finding | sentence }}.", {"drift": {"finding": "it drifts"}}) == "It drifts."
