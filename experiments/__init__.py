@@ -1,7 +1,7 @@
 """One module per claim: ``run(bench) -> DataFrame``, ``plot(frame) -> Figure``, ``summarise(frame) -> dict``.
 
 A module may have ``tables``, ``figures`` and ``documents`` as well: functions of the frame that name further results.
-``python -m experiments`` runs them all and writes results/; see ``python -m experiments --help``.
+``python -m experiments`` runs all but the slow ones and writes results/; see ``python -m experiments --help``.
 """
 
 NAMES = (
@@ -11,3 +11,4 @@ NAMES = (
     *("book", "batch_norm"),
     *("memory", "precision"),
 )
+SLOW = ("probe_cost",)  # minutes: made when named, or with --full

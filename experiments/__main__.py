@@ -16,7 +16,7 @@ from pathlib import Path
 import rich.console
 import rich.progress
 
-from experiments import NAMES
+from experiments import NAMES, SLOW
 from experiments.bench import Bench
 from experiments.results import RESULTS, write
 
@@ -26,7 +26,9 @@ PARTS = ("tables", "figures", "documents")  # what a module may have beside plot
 def main(arguments: list[str] | None = None) -> int:
     """Run the experiments that the command line names; 0, or 2 for a call that makes no sense."""
     parser = argparse.ArgumentParser(prog="python -m experiments", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; all of them by default")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; by default all but {SLOW[0]}"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer cases, to try things out")
     parser.add_argument("--full", action="store_true", help="also what takes long or needs much memory")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes (default: all cores)")
@@ -42,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         *rich.progress.Progress.get_default_columns(), rich.progress.TimeElapsedColumn(), console=console
     ) as progress:
         bench = Bench(options.quick, options.full, options.device, options.jobs, options.results / "partial", progress)
-        for name in options.names or NAMES:
+        for name in options.names or [name for name in NAMES if options.full or name not in SLOW]:
             started = time.perf_counter()
             experiment = importlib.import_module(f"experiments.{name}")
             frame = experiment.run(bench)
