@@ -105,11 +105,17 @@ def plot(frame: pd.DataFrame) -> Figure:
     for y, name in enumerate(names):
         own = cells[cells["name"] == name].set_index("column")
         for x, column in enumerate(columns):
-            color, sign = LOOKS[own.loc[column, "kind"]]
+            color, _ = LOOKS[own.loc[column, "kind"]]
             axis.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=color, edgecolor="none"))
-            text = own.loc[column, "text"]
-            text = "=" if text == "equal" else f"{sign} {text}"
-            axis.text(x, y, textwrap.fill(text, 14), ha="center", va="center", fontsize=8.5, linespacing=1.0)
+            axis.text(
+                x,
+                y,
+                textwrap.fill(_signed(own.loc[column]), 14),
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                linespacing=1.0,
+            )
     labels = [
         f"{BY_NAME[name].framework} ({BY_NAME[name].release})\n{textwrap.shorten(BY_NAME[name].setting, 40)}"
         for name in names
@@ -182,6 +188,9 @@ def documents(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def _cell(row: Any) -> str:
-    sign = LOOKS[row["kind"]][1]
-    text = "=" if row["text"] == "equal" else f"{sign} {row['text']}"
+    text = _signed(row)
     return f"[{text}]({row['thread']})" if row["thread"] else text
+
+
+def _signed(row: Any) -> str:
+    return "=" if row["text"] == "equal" else f"{LOOKS[row['kind']][1]} {row['text']}"

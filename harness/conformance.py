@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import log
@@ -175,7 +175,7 @@ def _clipping(adapter: Adapter) -> Cell:
     """At large gradients the gradient must come out as the loop's own full batch has it, clipped once."""
     if not adapter.clips:
         return Cell("no setting", "none")
-    once = Sizes(FULL.samples, FULL.micro_batch_size, FULL.accumulation_steps, epochs=1)
+    once = replace(FULL, epochs=1)
     ours = adapter.read(once, gain=HIGH, max_norm=1.0).matrix
     theirs = adapter.read(once.full_batch(), gain=HIGH, max_norm=1.0).matrix
     if len(ours) == len(theirs) and all(

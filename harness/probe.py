@@ -255,7 +255,7 @@ class _Run:
         if not self.gradients:
             self._empty_steps_count()
         rows = self.targets.numel() // self.sizes.samples
-        responses = _responses(self.targets)
+        responses = responses_of(self.targets)
         squares = (responses * responses).sum(dim=1).clamp(min=1e-30)
         width = torch.tensor(self.units, dtype=torch.float64)
 
@@ -334,7 +334,7 @@ def samples_of(samples: int, objective: Objective, seed: int) -> tuple[Tensor, T
     return inputs, targets
 
 
-def _responses(targets: Tensor) -> Tensor:
+def responses_of(targets: Tensor) -> Tensor:
     """The gradient of each row's own cross-entropy at logits of zero, softmax − one-hot; zero for masked rows."""
     kept = targets != IGNORE_INDEX
     responses = 1 / CLASSES - F.one_hot(targets.where(kept, 0), CLASSES).double()

@@ -9,7 +9,7 @@ import torch
 
 from harness.adapters import need
 from harness.data import unmasked
-from harness.probe import CLASSES, DECAY, LOW, RATE, Reading, samples_of
+from harness.probe import CLASSES, DECAY, LOW, RATE, Reading, responses_of, samples_of
 from harness.task import IGNORE_INDEX, Objective, Sizes
 
 
@@ -22,7 +22,8 @@ def read(
     """
     jax, jnp, optax = need("jax", "jax"), need("jax.numpy", "jax"), need("optax", "optax")
 
-    inputs, targets = (np.asarray(tensor) for tensor in samples_of(sizes.samples, objective, seed))
+    drawn = samples_of(sizes.samples, objective, seed)
+    inputs, targets = (np.asarray(tensor) for tensor in drawn)
     rates = [RATE * DECAY**step for step in range(sizes.micro_batches * sizes.epochs + 1)]
 
     def loss(weight: Any, rows: Any, labels: Any) -> Any:
@@ -44,9 +45,8 @@ def read(
                 updates, state = update(slope(weight, inputs[batch], targets[batch]), state, weight)
                 if optimizer.has_updated(state):
                     gradients.append(-np.asarray(updates) / rates[len(gradients)] / gain)
-    one_hot = np.eye(CLASSES)[np.where(targets == IGNORE_INDEX, 0, targets).reshape(-1)]
-    responses = (1 / CLASSES - one_hot) * (targets.reshape(-1) != IGNORE_INDEX)[:, None]
-    units = [1] * sizes.samples if objective == "sample" else [unmasked(row) for row in torch.from_numpy(targets)]
+    responses = responses_of(drawn[1].flatten()).numpy()
+    units = [1] * sizes.samples if objective == "sample" else [unmasked(row) for row in drawn[1]]
     by_row = [(gradient * responses).sum(1) / np.maximum((responses**2).sum(1), 1e-30) for gradient in gradients]
     matrix = [row.reshape(sizes.samples, -1).sum(1) / np.asarray(units) for row in by_row]
     return Reading(
