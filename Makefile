@@ -10,15 +10,15 @@ FASTAI := fastai fastcore fastdownload fastprogress fasttransform plum-dispatch 
 
 results: $(INSTALLED)
 	$(BIN)/python -m experiments
-	$(BIN)/accumcheck check harness.loops:early_first_step --figure results/figures/early_first_step.png || test $$? -eq 1
-	$(BIN)/python -m experiments.notebook
-	$(BIN)/python -m experiments.page
+	$(BIN)/accumcheck check accumcheck.corpus.published:early_first_step --figure results/figures/early_first_step.png || test $$? -eq 1
+	$(BIN)/python -m experiments.lab.notebook
+	$(BIN)/python -m experiments.lab.page
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 -m 'not slow'
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,12 @@
-"""One module per claim: ``run(bench) -> DataFrame``, ``plot(frame) -> Figure``, ``summarise(frame) -> dict``.
+"""One module or folder for each claim; it has five functions.
 
-A module may have ``tables``, ``figures`` and ``documents`` as well: functions of the frame that name further results.
+- ``run(bench) -> DataFrame`` measures, ``plot(frame) -> Figure`` draws, ``summarise(frame) -> dict`` has the numbers.
+- ``check(numbers) -> None`` raises AssertionError, with a message, where the numbers do not say what the post says. It
+  is for the numbers of a whole run, not for those of ``--quick``.
+- ``measure`` is one case of ``run``, in a process of its own.
+
+It may have ``tables``, ``figures`` and ``documents`` too: functions of the frame that name further results. A folder
+holds what its claim alone needs, and ``lab`` holds what several claims need; no claim imports another one.
 ``python -m experiments`` runs all but the slow ones and writes results/; see ``python -m experiments --help``.
 """
 

@@ -11,14 +11,16 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import rich.console
 import rich.progress
 
 from experiments import NAMES, SLOW
-from experiments.bench import Bench
-from experiments.results import RESULTS, write
+from experiments.lab.runner import Bench
+from experiments.lab.writer import RESULTS, write
 
 PARTS = ("tables", "figures", "documents")  # what a module may have beside plot(frame)
 
@@ -55,8 +57,19 @@ def main(arguments: list[str] | None = None) -> int:
             console.print(
                 f"[bold]{name}[/bold] ({time.perf_counter() - started:.0f} s): {numbers['finding']}", highlight=False
             )
+            if not bench.quick and (complaint := complaint_of(experiment.check, numbers)):
+                console.print(f"[bold red]not as claimed:[/bold red] {complaint}", highlight=False)
     shutil.rmtree(options.results / "partial", ignore_errors=True)
     return 0
+
+
+def complaint_of(check: Callable[[dict[str, Any]], None], numbers: dict[str, Any]) -> str:
+    """What a check says against these numbers; nothing if they are as claimed."""
+    try:
+        check(numbers)
+    except AssertionError as error:
+        return str(error)
+    return ""
 
 
 if __name__ == "__main__":

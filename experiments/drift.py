@@ -15,14 +15,15 @@ import math
 from typing import Any
 
 import pandas as pd
+from accumcheck.check import compare
+from accumcheck.corpus.problems import PROBLEMS
+from accumcheck.corpus.published import accumulate_samples, published_fix_undivided
+from accumcheck.task import Sizes
+from accumcheck.training.problem import DTYPES, Case
 from matplotlib.figure import Figure
 
-from experiments import style
-from experiments.bench import Bench, Row
-from harness.check import compare
-from harness.loops import accumulate_samples, published_fix_undivided
-from harness.problems import DTYPES, PROBLEMS, Case
-from harness.task import Sizes
+from experiments.lab import look
+from experiments.lab.runner import Bench, Row
 
 LOOPS = {"correct": accumulate_samples, "published_fix_undivided": published_fix_undivided}
 OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
@@ -85,9 +86,20 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     return numbers
 
 
+def check(numbers: dict[str, Any]) -> None:
+    """The correct loop drifts by rounding; the undivided loss shows under SGD, and Adam hides its scale."""
+    for optimizer in OPTIMIZERS:
+        assert numbers[optimizer]["float64"]["correct_error"] < 1e-14, f"the correct loop drifts under {optimizer}"
+        assert numbers[optimizer]["float32"]["correct_error"] < 1e-5, f"the correct loop drifts under {optimizer}"
+    assert numbers["sgd"]["float32"]["undivided_error"] > 0.5, "an undivided loss does not show under SGD"
+    assert numbers["adamw"]["float32"]["undivided_error"] < 1e-3, "Adam does not hide the scale"
+    key_bias = numbers["adamw"]["float32"]["correct_key_bias_error"]
+    assert key_bias > 100 * numbers["adamw"]["float32"]["correct_error"], "Adam does not magnify rounding"
+
+
 def plot(frame: pd.DataFrame) -> Figure:
     """Error against step, a row of panels per optimizer, a column per dtype; 0 is drawn at the lower edge."""
-    figure, axes = style.panels(2, 3, height=3.1, sharex=True, sharey="col")
+    figure, axes = look.panels(2, 3, height=3.1, sharex=True, sharey="col")
     key_bias = {"color": "#000000", "linestyle": (0, (1, 1)), "label": "correct accumulation, key bias only"}
     key_bias_tolerance = {"color": "#777777", "linewidth": 1, "label": "tolerance of the key bias"}
     for row, (optimizer, title) in zip(axes, OPTIMIZERS.items(), strict=True):
@@ -96,10 +108,10 @@ def plot(frame: pd.DataFrame) -> Figure:
             lowest = frame.loc[(frame["dtype"] == dtype) & (frame["error"] > 0), "error"].min() / 3
             others = part[part["part"] == "other tensors"]
             band = others[others["loop"] == "correct"]
-            axis.fill_between(band["step"], lowest, band["tolerance"], **style.NOISE)
+            axis.fill_between(band["step"], lowest, band["tolerance"], **look.NOISE)
             for loop in LOOPS:
                 line = others[others["loop"] == loop]
-                axis.plot(line["step"], line["error"].clip(lower=lowest), markevery=9, **style.LOOPS[loop])
+                axis.plot(line["step"], line["error"].clip(lower=lowest), markevery=9, **look.LOOPS[loop])
             line = part[(part["part"] == "key bias") & (part["loop"] == "correct")]
             axis.plot(line["step"], line["tolerance"].clip(lower=lowest), **key_bias_tolerance)
             axis.plot(line["step"], line["error"].clip(lower=lowest), **key_bias)
@@ -107,5 +119,5 @@ def plot(frame: pd.DataFrame) -> Figure:
     for axis in axes[-1]:
         axis.set_xlabel("optimizer step")
     figure.supylabel("distance / displacement of the full-batch run", fontsize=10)
-    style.legend(figure, axes[0, 0])
+    look.legend(figure, axes[0, 0])
     return figure

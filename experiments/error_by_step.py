@@ -9,27 +9,20 @@ update is made with, over the measured tolerance. Not shown: drift, which is the
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pandas as pd
+from accumcheck.check import compare
+from accumcheck.corpus.problems import PROBLEMS
+from accumcheck.task import Sizes
+from accumcheck.training.problem import DTYPES, Case
 from matplotlib.figure import Figure
 
-from experiments import style
-from experiments.bench import Bench, Row
-from harness.check import compare
-from harness.loops import accumulate_samples, early_first_step, published_fix, published_fix_undivided
-from harness.problems import DTYPES, PROBLEMS, Case
-from harness.task import Sizes
-from harness.tolerance import Comparison
+from experiments.lab import look
+from experiments.lab.comparison import LOOPS, tolerance_at
+from experiments.lab.runner import Bench, Row
 
 SIZES = Sizes(samples=29, micro_batch_size=2, accumulation_steps=4, epochs=3)
-LOOPS = {
-    "correct": accumulate_samples,
-    "published_fix": published_fix,
-    "published_fix_undivided": published_fix_undivided,
-    "early_first_step": early_first_step,
-}
 
 
 def run(bench: Bench) -> pd.DataFrame:
@@ -47,18 +40,12 @@ def measure(dtype: str, device: str) -> list[Row]:
             "step": step,
             "window": window,
             "error": comparison.error(step),
-            "tolerance": tolerance(comparison, step),
+            "tolerance": tolerance_at(comparison, step),
             "ratio": comparison.ratio(step),
         }
         for loop, comparison in zip(LOOPS, compare(case, *LOOPS.values()), strict=True)
         for step, window in enumerate(SIZES.window_lengths())
     ]
-
-
-def tolerance(comparison: Comparison, step: int) -> float:
-    """The tolerances of all gradients at a step together, relative to the whole gradient."""
-    excesses = [e for e in comparison.excesses if e.step == step and e.kind == "gradient"]
-    return math.hypot(*(e.tolerance for e in excesses)) / math.hypot(*(e.difference.reference for e in excesses))
 
 
 def summarise(frame: pd.DataFrame) -> dict[str, Any]:
@@ -85,12 +72,24 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     return numbers
 
 
+def check(numbers: dict[str, Any]) -> None:
+    """The correct loop errs by rounding in every dtype, the published fix at tails, the undivided loss everywhere."""
+    for dtype in DTYPES:
+        found = numbers[dtype]
+        assert found["correct_error"] < found["tolerance"], f"the correct loop is beyond the tolerance in {dtype}"
+        assert found["published_full_error"] < found["tolerance"], f"the fix errs in full windows in {dtype}"
+        assert found["published_tail_error"] > 0.2, f"the fix does not err at tails in {dtype}"
+        assert abs(found["undivided_ratio"] - numbers["k"]) < 0.01, f"an undivided loss is not k times it in {dtype}"
+        assert found["early_first_ratio"] < 1 / numbers["k"], f"the bug's first update is not short in {dtype}"
+    assert numbers["float64"]["correct_error"] < 1e-14, "the correct loop errs by more than rounding"
+
+
 def plot(frame: pd.DataFrame) -> Figure:
     """Error against step, a panel per dtype; tails are marked below the axis."""
-    figure, axes = style.panels(1, 3, height=4.2, sharex=True)
+    figure, axes = look.panels(1, 3, height=4.2, sharex=True)
     for axis, dtype in zip(axes[0], DTYPES, strict=True):
         part = frame[frame["dtype"] == dtype]
-        style.lines(axis, part, "step", LOOPS)
+        look.lines(axis, part, "step", LOOPS)
         line = part[part["loop"] == "correct"]
         for step in line.loc[line["window"] == line["window"].min(), "step"]:
             axis.annotate(
@@ -98,5 +97,5 @@ def plot(frame: pd.DataFrame) -> Figure:
             )
         axis.set(title=dtype, xlabel="optimizer step", xticks=range(0, len(line), 2))
     axes[0, 0].set_ylabel("relative error of the gradient")
-    style.legend(figure, axes[0, 0])
+    look.legend(figure, axes[0, 0])
     return figure

@@ -11,14 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from accumcheck.check import compare
+from accumcheck.corpus.problems import PROBLEMS
+from accumcheck.task import Sizes
+from accumcheck.training.problem import Case
 from matplotlib.figure import Figure
 
-from experiments import style
-from experiments.bench import Bench, Row
-from experiments.error_by_step import LOOPS, tolerance
-from harness.check import compare
-from harness.problems import PROBLEMS, Case
-from harness.task import Sizes
+from experiments.lab import look
+from experiments.lab.comparison import LOOPS, tolerance_at
+from experiments.lab.runner import Bench, Row
 
 BATCH, STEPS = 2, 4
 N = BATCH * STEPS
@@ -39,7 +40,7 @@ def measure(n: int, device: str) -> list[Row]:
             "n": n,
             "loop": loop,
             "error": max(comparison.error(pair.step) for pair in comparison.trajectory.pairs),
-            "tolerance": max(tolerance(comparison, step) for step in steps),
+            "tolerance": max(tolerance_at(comparison, step) for step in steps),
             "verdict": comparison.verdict,
         }
         for loop, comparison in zip(LOOPS, compare(case, *LOOPS.values()), strict=True)
@@ -64,11 +65,20 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     return numbers
 
 
+def check(numbers: dict[str, Any]) -> None:
+    """The correct loop is equivalent at every length, the published fix at the multiples of N alone."""
+    every = range(1, 3 * numbers["N"] + 1)
+    even = [n for n in every if not Sizes(n, numbers["N"]).is_ragged]
+    assert numbers["correct"]["equivalent_at"] == [*every], "the correct loop is not equivalent at every length"
+    assert numbers["published_fix"]["equivalent_at"] == even, "the fix is not equivalent at the multiples of N alone"
+    assert numbers["early_first_step"]["equivalent_at"] == [], "the bug is equivalent somewhere"
+
+
 def plot(frame: pd.DataFrame) -> Figure:
     """Error against length; the lengths that N divides are marked."""
-    figure, axes = style.panels(1, 1, height=4.4)
+    figure, axes = look.panels(1, 1, height=4.4)
     axis = axes[0, 0]
-    style.lines(axis, frame, "n", LOOPS)
+    look.lines(axis, frame, "n", LOOPS)
     multiples = range(N, int(frame["n"].max()) + 1, N)
     for n in multiples:
         axis.axvline(n, color="#333333", linewidth=1.2, linestyle=(0, (2, 2)), zorder=0)
@@ -77,5 +87,5 @@ def plot(frame: pd.DataFrame) -> Figure:
         ylabel="largest relative error of the gradient",
         xticks=range(1, int(frame["n"].max()) + 1, 1),
     )
-    style.legend(figure, axis)
+    look.legend(figure, axis)
     return figure

@@ -10,24 +10,23 @@ timed. Memory is the growth of the process's peak resident set over what it held
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import time
 from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
+from accumcheck.corpus.data import text_windows
+from accumcheck.corpus.models import GPT
+from accumcheck.corpus.published import accumulate_samples, full_batch
+from accumcheck.task import Sizes
+from accumcheck.training.lockstep import Run, lockstep
+from accumcheck.training.problem import Case, Problem
 from matplotlib.figure import Figure
 
-from experiments import style
-from experiments.bench import Bench, Row
-from harness.data import text_windows
-from harness.lockstep import Run, lockstep
-from harness.loops import accumulate_samples, full_batch
-from harness.models import GPT
-from harness.problems import Case, Problem
-from harness.task import Sizes
+from experiments.lab import look
+from experiments.lab.resident import peak_megabytes
+from experiments.lab.runner import Bench, Row
 
 BATCH, STEPS, CONTEXT = 2, 4, 64
 KINDS = ("full batch", "accumulation", "lockstep")
@@ -105,12 +104,6 @@ def _case(size: str, optimizer: str, steps: int) -> Case:
     return Case(problem, sizes, optimizer, "float32")
 
 
-def peak_megabytes() -> float:
-    """The most resident memory that this process has had so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
 def medians(frame: pd.DataFrame) -> pd.DataFrame:
     """The median repetition of every setting, column by column."""
     keys = ["size", "parameters", "optimizer", "steps"]
@@ -143,10 +136,16 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def check(numbers: dict[str, Any]) -> None:
+    """Lockstep costs the memory of two runs, and little more than their time."""
+    assert numbers["memory_ratio"] <= 2.5, f"lockstep takes {numbers['memory_ratio']} times the memory of one run"
+    assert numbers["time_ratio_from_1M"] <= 1.5, f"lockstep takes {numbers['time_ratio_from_1M']} times the time"
+
+
 def plot(frame: pd.DataFrame) -> Figure:
     """Both ratios against model size, and against the number of steps."""
     rows = medians(frame)
-    figure, axes = style.panels(1, 2, height=3.8, sharey=True)
+    figure, axes = look.panels(1, 2, height=3.8, sharey=True)
     by_steps = rows[(rows["size"] == "1M") & (rows["optimizer"] == "adamw")]
     for column, color, marker, label in (
         ("time_ratio", "#0072B2", "o", "wall time / both bare runs"),
@@ -154,12 +153,12 @@ def plot(frame: pd.DataFrame) -> Figure:
     ):
         for optimizer, dash, name in (("adamw", "-", "AdamW"), ("sgd", "--", "SGD")):
             by_size = rows[(rows["steps"] == 8) & (rows["optimizer"] == optimizer)]
-            look = {"color": color, "marker": marker, "linestyle": dash}
-            axes[0, 0].plot(by_size["parameters"], by_size[column], label=f"{label}, {name}", **look)
+            style = {"color": color, "marker": marker, "linestyle": dash}
+            axes[0, 0].plot(by_size["parameters"], by_size[column], label=f"{label}, {name}", **style)
         axes[0, 1].plot(by_steps["steps"], by_steps[column], color=color, marker=marker)
     axes[0, 0].set(xlabel="parameters", ylabel="ratio", xscale="log", ylim=(0, None), title="8 optimizer steps")
     axes[0, 1].set(xlabel="optimizer steps", title="1 M parameters, AdamW")
     axes[0, 1].set_xscale("log", base=2)
     axes[0, 1].set_xticks([2, 4, 8, 16, 32], ["2", "4", "8", "16", "32"])
-    style.legend(figure, axes[0, 0], columns=2)
+    look.legend(figure, axes[0, 0], columns=2)
     return figure

@@ -20,16 +20,17 @@ from statistics import fmean
 from typing import Any
 
 import pandas as pd
+from accumcheck.corpus.problems import PROBLEMS
+from accumcheck.corpus.published import accumulate_samples, published_fix
+from accumcheck.task import Sizes, Task
+from accumcheck.training.differences import Differences
+from accumcheck.training.lockstep import Run, Trajectory, lockstep
+from accumcheck.training.problem import Case
 from matplotlib.figure import Figure
 from torch.optim.lr_scheduler import LambdaLR
 
-from experiments import style
-from experiments.bench import Bench, Row
-from harness.differences import Differences
-from harness.lockstep import Run, Trajectory, lockstep
-from harness.loops import accumulate_samples, published_fix
-from harness.problems import PROBLEMS, Case
-from harness.task import Sizes, Task
+from experiments.lab import look
+from experiments.lab.runner import Bench, Row
 
 BATCH, STEPS = 4, 4
 EPOCHS = 4
@@ -37,7 +38,7 @@ OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 WINDOWS = (1, 2, 4, 8, 16)
 # One hue, the published fix's, from light to dark.
 SHADES = {1: ("#F0B840", "s"), 2: ("#C07F00", "D"), 3: ("#704A00", "o")}
-THEORY: dict[str, Any] = {"color": style.INK, "linewidth": 1, "linestyle": (0, (2, 2))}
+THEORY: dict[str, Any] = {"color": look.INK, "linewidth": 1, "linestyle": (0, (2, 2))}
 
 
 def run(bench: Bench) -> pd.DataFrame:
@@ -154,9 +155,19 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     return numbers
 
 
+def check(numbers: dict[str, Any]) -> None:
+    """Under SGD a tail's update errs by 1 − r/k, which Adam hides only where every window is a tail."""
+    assert numbers["verdict"] == "false", "the gradients of some tail are fully used"
+    assert numbers["theory_gap"] < 1e-9, f"updates are {numbers['theory_gap']} off theory"
+    assert numbers["full_tail_error"] == 0, "a full tail errs"
+    hidden, shown = numbers["adamw"]["one_window_error"], numbers["adamw"]["update_error"]["r1"]
+    assert hidden < 1e-3, "Adam does not hide a factor that all windows share"
+    assert shown > 0.1, "Adam hides the error of short tails"
+
+
 def plot(frame: pd.DataFrame) -> Figure:
     """Error of the tail's update against its size, and of the displacement against the windows in an epoch."""
-    figure, axes = style.panels(1, 3, width=9.2, height=4.0)
+    figure, axes = look.panels(1, 3, width=9.2, height=4.0)
     first, *others = axes[0]
     sizes = sorted(frame["r"].unique())
     first.plot(sizes, [1 - r / STEPS for r in sizes], label="theory, SGD: 1 − r/k", **THEORY)

@@ -20,7 +20,7 @@
 # %% tags=["hide-input"]
 import sys
 
-from IPython.display import SVG, display
+from IPython.display import Image, display
 
 sys.path.insert(0, "..")  # the experiments lie beside this folder
 
@@ -42,7 +42,7 @@ sys.path.insert(0, "..")  # the experiments lie beside this folder
 # weights of a quarter for a third, outlined as wrong. Correct accumulation equals full-batch training.
 # Caption: Which sample goes into which update, and with what weight. Orange: not as in full-batch training.
 # Data: contributions.csv, contributions_lengths.csv
-display(SVG("../results/figures/contributions.svg"))
+display(Image(url="../results/figures/contributions.svg"))
 
 # %% [markdown]
 # The bug, `batch_idx % k == 0`, gets {{ contributions.wrong.early_first_step }} of {{ contributions.weights }} weights wrong.
@@ -79,7 +79,7 @@ display(SVG("../results/figures/contributions.svg"))
 # correct loop stays inside the grey band of the tolerance. The published fix lies on it, but leaps out of the band at the last step
 # of each epoch, the tail. The same without the division, and the gate that opens too early, are far above the band at every step.
 # Caption: Relative error of the gradient, step by step; grey is the measured tolerance.
-display(SVG("../results/figures/error_by_step.svg"))
+display(Image(url="../results/figures/error_by_step.svg"))
 
 # %% [markdown]
 # The correct loop stays within {{ error_by_step.float64.correct_error | .1e }} of the full batch in float64, and within
@@ -105,7 +105,7 @@ display(SVG("../results/figures/error_by_step.svg"))
 # %% tags=["hide-input"]
 # Alt: Errors by tail size and by the number of windows in an epoch, for SGD and AdamW. Under SGD the error of the tail's update is one minus r over k; the displacement's error falls as epochs get more windows, slower than the lost weight does.
 # Caption: What dividing a tail of r micro-batches by k costs: the error of its own update, and of where training has got to.
-display(SVG("../results/figures/tail_weight.svg"))
+display(Image(url="../results/figures/tail_weight.svg"))
 
 # %% [markdown]
 # ## Tokens are not samples
@@ -119,7 +119,7 @@ display(SVG("../results/figures/tail_weight.svg"))
 # %% tags=["hide-input"]
 # Alt: Relative error of the gradient against the spread of token counts between micro-batches, untrained and after an epoch, with theory curves. Points follow the curves, from zero at equal counts upwards.
 # Caption: Error of the mean of means against the token mean, by the spread of token counts. Lines: theory, nothing fitted.
-display(SVG("../results/figures/tokens.svg"))
+display(Image(url="../results/figures/tokens.svg"))
 
 # %% [markdown]
 # ## The teeth
@@ -132,7 +132,7 @@ display(SVG("../results/figures/tokens.svg"))
 # the grey band of the tolerance at every length. The published fix touches the band only where the length is a multiple of the full
 # batch, and stands far above it between those, like teeth. Two more wrong loops are above it at nearly all lengths.
 # Caption: Largest error of each loop at every length of the data set, float64; grey is the measured tolerance.
-display(SVG("../results/figures/ragged_lengths.svg"))
+display(Image(url="../results/figures/ragged_lengths.svg"))
 
 # %% [markdown]
 # Of {{ ragged_lengths.lengths }} lengths, the published fix is equivalent at
@@ -151,7 +151,7 @@ display(SVG("../results/figures/ragged_lengths.svg"))
 # ends about as far off as the whole way. Under AdamW it ends orders of magnitude nearer, and in float32 the correct loop's key bias, a
 # dotted line, lies above it.
 # Caption: Distance from the full-batch run as both train on freely; grey is the measured tolerance.
-display(SVG("../results/figures/drift.svg"))
+display(Image(url="../results/figures/drift.svg"))
 
 # %% [markdown]
 # Under SGD a loss that is not divided by *k* takes the model somewhere else: the distance is
@@ -190,7 +190,7 @@ display(SVG("../results/figures/drift.svg"))
 # the noise floor. Dots of the correct loop lie around zero, left of a line that marks the tolerance. Dots of four wrong loops lie
 # far right of it in float64 and float32; in bfloat16 they come close to the line and cross it.
 # Caption: How far each loop is from the full batch, in decades above the measured noise floor; one dot for each random case.
-display(SVG("../results/figures/tolerance.svg"))
+display(Image(url="../results/figures/tolerance.svg"))
 
 # %% [markdown]
 # What each kind of neutral run adds, and what a floor from one kind alone would miss:
@@ -212,7 +212,7 @@ display(table(pd.read_csv("../results/data/tolerance.csv")).round(4))
 # %% tags=["hide-input"]
 # Alt: Rows for batch one, batch one accumulated eight times, and batch eight padded, with ablations that take the differences away one by one.
 # Caption: The book's classifier, trained in three ways, and what separates them.
-display(SVG("../results/figures/book.svg"))
+display(Image(url="../results/figures/book.svg"))
 
 # %% [markdown]
 # ## The learning rate
@@ -222,7 +222,7 @@ display(SVG("../results/figures/book.svg"))
 # %% tags=["hide-input"]
 # Alt: Best learning rate against the effective batch size, for SGD and AdamW, with the linear and the square-root rule, and what each rule costs. AdamW's best rates follow the square root; SGD's stop growing.
 # Caption: Best learning rate by effective batch size, with intervals over seeds, and the loss that each rule costs.
-display(SVG("../results/figures/learning_rate.svg"))
+display(Image(url="../results/figures/learning_rate.svg"))
 
 # %% [markdown]
 # ## BatchNorm, and norms that do not mind
@@ -232,7 +232,7 @@ display(SVG("../results/figures/learning_rate.svg"))
 # %% tags=["hide-input"]
 # Alt: Errors of gradient, running mean and running variance against k, for BatchNorm with three momenta, frozen BatchNorm, GroupNorm and LayerNorm. Only BatchNorm's are above rounding.
 # Caption: What accumulation changes in a normalised network, by the number of accumulation steps at one effective batch size.
-display(SVG("../results/figures/batch_norm.svg"))
+display(Image(url="../results/figures/batch_norm.svg"))
 
 # %% [markdown]
 # ## Does the curve get jumpy?
@@ -243,7 +243,7 @@ display(SVG("../results/figures/batch_norm.svg"))
 # Alt: Above, one training recorded in three ways: every micro-batch is jumpy, the last micro-batch before an update as well, the mean over the window is smooth. Below, jumpiness against b and k with theory lines.
 # Caption: One training, three recordings; and where jumpiness comes from. Lines are theory.
 # Data: smoothness.csv, smoothness_curve.csv
-display(SVG("../results/figures/smoothness.svg"))
+display(Image(url="../results/figures/smoothness.svg"))
 
 # %% [markdown]
 # ## Memory, and what keeps it
@@ -255,7 +255,7 @@ display(SVG("../results/figures/smoothness.svg"))
 # %% tags=["hide-input"]
 # Alt: Bytes against micro-batch size and accumulation steps, measured and in theory, for correct accumulation, one backward pass at the end, and losses that keep their graphs.
 # Caption: Peak of saved activations and of all tensors, counted to the byte.
-display(SVG("../results/figures/memory.svg"))
+display(Image(url="../results/figures/memory.svg"))
 
 # %% [markdown]
 # ## Precision
@@ -266,7 +266,7 @@ display(SVG("../results/figures/memory.svg"))
 # %% tags=["hide-input"]
 # Alt: Error of the accumulated gradient against k for several dtypes of parameters and buffers. Buffers in bfloat16 get worse with k; float32 buffers do not.
 # Caption: Error against a full batch in float64, by accumulation steps.
-display(SVG("../results/figures/precision.svg"))
+display(Image(url="../results/figures/precision.svg"))
 
 # %% [markdown]
 # ## What frameworks do
@@ -278,7 +278,7 @@ display(SVG("../results/figures/precision.svg"))
 # %% tags=["hide-input"]
 # Alt: A table of twenty settings of frameworks and recipes by eight behaviours. Full windows equal full-batch training nearly everywhere; tails, short micro-batches and tokens mostly do not.
 # Caption: Weights that frameworks give, for the weights that are due, in the versions named.
-display(SVG("../results/figures/frameworks.svg"))
+display(Image(url="../results/figures/frameworks.svg"))
 
 # %% [markdown]
 # And it depends on the model. {{ architectures.finding | sentence }}. The cause of the first is
@@ -288,7 +288,7 @@ display(SVG("../results/figures/frameworks.svg"))
 # %% tags=["hide-input"]
 # Alt: Ratio of accumulated to full-batch gradient for families of models and five kinds of head. Causal language models lie at one, nearly all classifiers at k.
 # Caption: Gradient that Trainer accumulates, over that of its full batch, by architecture.
-display(SVG("../results/figures/architectures.svg"))
+display(Image(url="../results/figures/architectures.svg"))
 
 # %% [markdown]
 # ## What to write instead
@@ -299,7 +299,7 @@ display(SVG("../results/figures/architectures.svg"))
 # %%
 import inspect
 
-from harness import loops
+from accumcheck.corpus import published as loops
 
 print(inspect.getsource(loops.accumulate_tokens))
 
@@ -307,7 +307,7 @@ print(inspect.getsource(loops.accumulate_tokens))
 # A loop of yours needs no model and no data: the weights of its samples are read off as exact fractions.
 
 # %%
-from harness import check_equivalence
+from accumcheck import check_equivalence
 
 print(check_equivalence(loops.published_fix))
 

@@ -1,6 +1,6 @@
 """Loops that only tests need: the oracle, which does what a contribution matrix says, and a bug."""
 
-from harness.data import unmasked
+from accumcheck.task import unmasked
 
 
 def units_of(case):

@@ -5,15 +5,17 @@ import os
 import random
 import sys
 import warnings
+from pathlib import Path
 
+import accumcheck.adapters
 import pandas as pd
 import pytest
 import torch
+from accumcheck.adapters import ADAPTERS, need
+from accumcheck.adapters.conformance import COLUMNS, conformance
+from accumcheck.task import LoopError, Sizes
 
-from experiments.results import RESULTS
-from harness.adapters import ADAPTERS, need
-from harness.conformance import COLUMNS, conformance
-from harness.task import LoopError, Sizes
+from experiments.lab.writer import RESULTS
 
 COMMITTED = pd.read_csv(RESULTS / "data/frameworks.csv", keep_default_na=False)
 WEIGHTS = pd.read_csv(RESULTS / "data/frameworks_weights.csv")
@@ -45,6 +47,15 @@ def test_the_committed_matrix_is_what_the_framework_does(adapter):
     assert dict(zip(committed["column"], committed["text"], strict=True)) == {c: str(v) for c, v in found.cells.items()}
     own = WEIGHTS[WEIGHTS["name"] == adapter.id].pivot(index="step", columns="sample", values="weight")
     assert found.tail.matrix == [pytest.approx(row, abs=1e-5) for row in own.to_numpy().tolist()]
+
+
+def test_rows_name_functions_of_the_framework_files():
+    folder = Path(accumcheck.adapters.__file__).parent
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "conformance"}
+    assert {adapter.file or adapter.id for adapter in ADAPTERS} == files
+    assert len({adapter.id for adapter in ADAPTERS}) == len({adapter.target for adapter in ADAPTERS}) == len(ADAPTERS)
+    for adapter in ADAPTERS:
+        assert adapter.target == f"{adapter.load().__module__}:{adapter.load().__name__}"
 
 
 def test_every_difference_is_documented_or_not_and_can_be_reproduced():

@@ -3,13 +3,13 @@
 import pandas as pd
 import pytest
 import torch
+from accumcheck.corpus.data import digits
+from accumcheck.training.tolerance import SAFETY
 from torch import nn
 
 from experiments.batch_norm import measure, summarise
-from experiments.batch_norm_case import BATCH_NORMS, MOMENTUM, NORMS, N, accumulate, build, momentum, predicted_bias
-from experiments.results import RESULTS
-from harness.data import digits
-from harness.tolerance import SAFETY
+from experiments.batch_norm.norms import BATCH_NORMS, MOMENTUM, NORMS, N, accumulate, build, momentum, predicted_bias
+from experiments.lab.writer import RESULTS
 
 PLAIN, RESCALED, SCHEDULED = BATCH_NORMS
 K = 4

@@ -5,15 +5,16 @@ from functools import partial
 import pandas as pd
 import pytest
 import torch
+from accumcheck.training.problem import seeded
+from accumcheck.watching.process import RandomStream
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from experiments.book import compare, summarise
-from experiments.book_case import ALONE, DROPOUT, LONGEST, NOT_PADDED, PADDED, Classifier, lines
-from experiments.book_training import book_batches, order, train
-from experiments.results import RESULTS
-from harness.ambient import RandomStream
-from harness.models import seeded
+from experiments.book.classifier import LONGEST, Classifier, lines
+from experiments.book.settings import ALONE, DROPOUT, NOT_PADDED, PADDED
+from experiments.book.training import book_batches, order, train
+from experiments.lab.writer import RESULTS
 
 NOISE = 1e-13
 

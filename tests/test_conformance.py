@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import pytest
+from accumcheck.adapters import Adapter
+from accumcheck.adapters.conformance import COLUMNS, conformance
+from accumcheck.corpus import published as loops
+from accumcheck.corpus import wrong as bugs
+from accumcheck.probing.run import LOW, probe
 from torch import nn
 
-from harness import bugs, loops, styles
-from harness.adapters import Adapter
-from harness.conformance import COLUMNS, conformance
-from harness.probe import LOW, probe
+from tests.expectations import PLAIN
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,12 @@ def test_a_correct_loop_is_equal_in_all_columns():
     assert list(conformance(Loop("x", "", "", "torch", False, train=loops.accumulate_tokens)).cells) == list(COLUMNS)
 
 
-SUMS = {"joins_micro_batches"}  # equal to its own full batch, which is a sum by design
 SEEN = ("full window", "tail", "short last micro-batch", "schedule", "last window")
 
 
-@pytest.mark.parametrize("name", sorted(set(styles.STYLES) - SUMS))
+@pytest.mark.parametrize("name", PLAIN)
 def test_windows_and_tails_of_correct_loops_are_equal(name):
-    cells = cells_of(styles.STYLES[name])
+    cells = cells_of(PLAIN[name])
     assert {cells[column] for column in SEEN} == {"equal"}
     assert cells["leftover"] == "own step"
 

@@ -3,13 +3,13 @@ from functools import partial
 
 import pytest
 import torch
+from accumcheck.corpus import data, models
+from accumcheck.corpus.problems import PROBLEMS
+from accumcheck.training.coupling import Coupling, examine
+from accumcheck.training.problem import DTYPES, Problem
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
-
-from harness import data, models
-from harness.coupling import Coupling, examine
-from harness.problems import DTYPES, PROBLEMS, Problem
 
 NOTHING = Coupling(mixes=None, draws=None)
 

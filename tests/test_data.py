@@ -2,8 +2,8 @@ import builtins
 
 import pytest
 import torch
-
-from harness import data
+from accumcheck.corpus import data
+from accumcheck.task import unmasked
 
 
 @pytest.mark.parametrize("source", [data.diabetes, data.digits, data.text_windows, data.text_lines])
@@ -21,7 +21,7 @@ def test_windows_predict_the_next_byte():
 
 def test_lines_mask_their_padding():
     inputs, targets = data.text_lines(200).tensors
-    counts = [data.unmasked(row) for row in targets]
+    counts = [unmasked(row) for row in targets]
     assert len(set(counts)) > 5
     assert min(counts) >= 1
     for row, count in zip(range(200), counts, strict=True):

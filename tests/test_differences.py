@@ -2,10 +2,9 @@ import math
 
 import pytest
 import torch
+from accumcheck.training.differences import Difference, Packed
 from hypothesis import given
 from hypothesis import strategies as st
-
-from harness.differences import Difference, Packed
 
 shapes = st.lists(st.sampled_from([(), (1,), (3, 5), (4096,), (4097,), (70, 70)]), max_size=5)
 dtypes = st.sampled_from([torch.float64, torch.float32, torch.bfloat16])

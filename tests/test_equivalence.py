@@ -12,19 +12,20 @@ mutant. Not covered: models that draw random numbers, other devices than the CPU
 """
 
 import pytest
-from hypothesis import Phase, given, settings
-
-from harness.check import compare
-from harness.contributions import expected, window_mean
-from harness.loops import (
+from accumcheck.check import compare
+from accumcheck.corpus.problems import PROBLEMS
+from accumcheck.corpus.published import (
     accumulate_samples,
     accumulate_tokens,
     early_first_step,
     published_fix,
     published_fix_undivided,
 )
-from harness.problems import PROBLEMS
-from harness.strategies import cases, even_sizes, ragged_sizes
+from accumcheck.programs.simulate import window_mean
+from accumcheck.strategies import cases, even_sizes, ragged_sizes
+from hypothesis import Phase, given, settings
+
+from experiments.lab.oracle import expected
 from tests.oracles import drops_tail, units_of, weighted
 
 PRECISE = ("float64", "float32")

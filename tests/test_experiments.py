@@ -1,60 +1,25 @@
-"""The experiments: each runs, draws and sums up; the bench resumes; results are whole and repeat to the byte."""
+"""The experiments: each runs, draws and sums up, stands alone, and its committed numbers say what the post says."""
 
+import ast
+import copy
 import importlib
 import json
 
 import pandas as pd
 import pytest
-import torch
 from matplotlib.figure import Figure
-from torch.utils.data import TensorDataset
 
 from experiments import NAMES
-from experiments.__main__ import main
-from experiments.bench import Bench
-from experiments.results import RESULTS, provenance, write, write_atomically
-from experiments.token_windows import gradients_of
-from experiments.trainer_case import HEADS
-from harness.contributions import expected, window_mean
-from harness.data import text_lines
-from harness.loops import LOOPS, accumulate_samples, accumulate_tokens
-from harness.models import GPT, seeded
-from harness.task import IGNORE_INDEX, Sizes
+from experiments.lab.runner import ROOT, Bench
+from experiments.lab.writer import RESULTS, write
 
-calls = []
+SUMMARY = json.loads((RESULTS / "summary.json").read_text())
+SLOW = ("probe_cost", "drift", "book")  # a quick run of these takes more than five seconds
 
 
-def square(number):
-    calls.append(number)
-    if number == 3 and calls.count(3) == 1:
-        raise KeyboardInterrupt
-    return [{"number": number, "square": number**2, "threads": torch.get_num_threads()}]
-
-
-def test_an_interrupted_run_takes_up_where_it_stopped(tmp_path):
-    calls.clear()
-    cases = [{"number": number} for number in range(6)]
-    with pytest.raises(KeyboardInterrupt):
-        Bench(partial=tmp_path).map(square, cases)
-    [file] = tmp_path.iterdir()
-    file.write_text(file.read_text() + '["torn')
-    rows = Bench(partial=tmp_path).map(square, cases)
-    assert [row["square"] for row in rows] == [0, 1, 4, 9, 16, 25]
-    assert calls == [0, 1, 2, 3, 3, 4, 5]
-    assert {row["threads"] for row in rows} == {1}
-    Bench(partial=tmp_path).map(square, cases)
-    assert len(calls) == 7
-    Bench(partial=tmp_path, device="cuda").map(square, cases)
-    assert len(calls) == 13
-
-
-def test_rows_do_not_depend_on_the_number_of_jobs():
-    error_by_step = importlib.import_module("experiments.error_by_step")
-    frames = [error_by_step.run(Bench(jobs=jobs)) for jobs in (0, 2)]
-    pd.testing.assert_frame_equal(*frames, check_exact=True)
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NAMES]
+)
 def test_experiment_runs_draws_and_sums_up(name, tmp_path):
     if name == "architectures":
         pytest.importorskip("transformers")
@@ -79,214 +44,127 @@ def test_experiment_runs_draws_and_sums_up(name, tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-def test_the_first_three_experiments_repeat_to_the_byte(tmp_path):
-    for attempt in ("one", "two"):
-        assert main(["error_by_step", "--jobs", "1", "--results", str(tmp_path / attempt)]) == 0
-    for file in ("data/error_by_step.csv", "figures/error_by_step.svg"):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-    assert not (tmp_path / "one" / "partial").exists()
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_results_are_complete_and_say_what_they_should(name):
+    assert len(pd.read_csv(RESULTS / f"data/{name}.csv"))
+    assert (RESULTS / f"figures/{name}.svg").read_text().startswith("<?xml")
+    assert SUMMARY[name]["provenance"]["settings"]["quick"] is False
+    importlib.import_module(f"experiments.{name}").check(SUMMARY[name])
 
 
-def test_files_are_written_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "folder" / "file"
-    write_atomically(target, lambda path: path.write_text("old"))
+# One number of the committed summary, and a value at which the claim would not hold.
+MUTANTS = [
+    ("error_by_step", "float64 correct_error", 1e-3),
+    ("error_by_step", "float32 published_tail_error", 1e-7),
+    ("error_by_step", "bfloat16 undivided_ratio", 1.0),
+    ("ragged_lengths", "published_fix equivalent_at", [*range(1, 25)]),
+    ("ragged_lengths", "correct equivalent_at", [*range(1, 24)]),
+    ("drift", "sgd float32 undivided_error", 1e-7),
+    ("drift", "adamw float64 correct_error", 1e-3),
+    ("drift", "adamw float32 correct_key_bias_error", 1e-7),
+    ("tolerance", "cases", 999),
+    ("tolerance", "float64 missed_bugs", 1),
+    ("tolerance", "bfloat16 false_alarms", 1),
+    ("tolerance", "float32 lowest_bug", 1.9),
+    ("scale", "memory_ratio", 2.6),
+    ("scale", "time_ratio_from_1M", 2.0),
+    ("probe_cost", "probe_ratio", 1.6),
+    ("probe_cost", "right", 619),
+    ("probe_cost", "named_by_accumcheck", 32),
+    ("frameworks", "settings", 0),
+    ("frameworks", "equal tail", 20),
+    ("architectures", "largest_noise", 1e-4),
+    ("architectures", "smallest_difference", 1e-3),
+    ("architectures", "sequence classifier ignore_count", []),
+    ("contributions", "wrong accumulate_samples", 1),
+    ("contributions", "fix_equal_at", [4, 8]),
+    ("contributions", "claims fix verdict", "true"),
+    ("tail_weight", "verdict", "true"),
+    ("tail_weight", "theory_gap", 1e-3),
+    ("tail_weight", "adamw one_window_error", 0.5),
+    ("tokens", "equal_counts_error", 1e-3),
+    ("tokens", "over_theory_random", [0.5, 1.0]),
+    ("tokens", "epochs1 error_at_half random", 0.1),
+    ("learning_rate", "adamw exponent", [0.55, 0.41, 1.0]),
+    ("learning_rate", "sgd by_N 64 at_edge", True),
+    ("learning_rate", "sgd accumulate_samples 128 largest_difference", 0.1),
+    ("smoothness", "mlp window_differs_by", 0.1),
+    ("smoothness", "mlp micro_batch_ratio 4", 1.0),
+    ("smoothness", "smoother_by", 1.0),
+    ("book", "changed_predictions 1 × 8, padded", 1),
+    ("book", "changed_predictions 1 × 8, not padded", 0),
+    ("book", "verdict", "true"),
+    ("batch_norm", "BatchNorm gradient k2", 1e-3),
+    ("batch_norm", "largest_error_without_batch_statistics", 1e-3),
+    ("memory", "predicted_exactly", False),
+    ("memory", "one_backward_saved_at_b_1", 0),
+    ("precision", "growth_bfloat16", 1.0),
+    ("precision", "growth_float32_buffer", 2.0),
+]
 
-    def fail(path):
-        path.write_text("half")
-        raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(target, fail)
-    assert target.read_text() == "old"
-    assert list(target.parent.iterdir()) == [target]
+@pytest.mark.parametrize(("name", "place", "value"), MUTANTS, ids=lambda part: str(part).replace(" ", "-"))
+def test_a_number_that_is_not_as_claimed_is_noticed(name, place, value):
+    numbers = altered(SUMMARY[name], place, value)
+    with pytest.raises(AssertionError):
+        importlib.import_module(f"experiments.{name}").check(numbers)
 
 
-def test_provenance():
-    found = provenance(Bench(quick=True))
-    assert found["versions"]["torch"] == torch.__version__
-    assert found["settings"] == {"quick": True, "full": False, "device": "cpu"}
-    assert set(found) == {"versions", "settings", "commit", "machine"}
+def altered(numbers, place, value):
+    """A copy with another value at a path; keys may hold spaces, so the longest that fits is taken."""
+    numbers = copy.deepcopy(numbers)
+    found = numbers
+    while place not in found:
+        key = max((key for key in found if place.startswith(f"{key} ")), key=len)
+        found, place = found[key], place.removeprefix(f"{key} ")
+    assert found[place] != value
+    found[place] = value
+    return numbers
+
+
+def test_every_experiment_has_a_mutant():
+    assert {name for name, *_ in MUTANTS} == set(NAMES)
+
+
+# A claim stands alone: it imports nothing of another one, and what all share imports none of them.
+
+
+def imported(path):
+    """The parts of ``experiments`` that a file imports, such as "lab" or "book"."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} has a relative import"
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        yield from (module.split(".")[1] for module in modules if module.startswith("experiments."))
+
+
+def parts():
+    """(part of ``experiments``, file) of every file."""
+    folder = ROOT / "experiments"
+    return [(path.relative_to(folder).parts[0].removesuffix(".py"), path) for path in sorted(folder.rglob("*.py"))]
+
+
+def strangers(part, path):
+    """What a claim, or the workbench, should not import."""
+    return set(imported(path)) - {part, "lab"}
+
+
+@pytest.mark.parametrize(("part", "path"), [(part, path) for part, path in parts() if part in (*NAMES, "lab")])
+def test_no_claim_imports_another_and_the_workbench_imports_none(part, path):
+    assert strangers(part, path) == set()
+
+
+def test_every_part_is_a_claim_or_belongs_to_all():
+    assert {part for part, _ in parts()} == {*NAMES, "lab", "preload", "__init__", "__main__"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nonsense"], "no experiment 'nonsense': choose from error_by_step"),
-        (["--jobs", "0"], "--jobs must be at least 1"),
-    ],
+    "line", ["from experiments import drift", "import experiments.drift", "from experiments.drift import run"]
 )
-def test_bad_calls_are_refused(arguments, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-def test_committed_results_are_complete_and_say_what_they_should():
-    summary = json.loads((RESULTS / "summary.json").read_text())
-    for name in NAMES:
-        frame = pd.read_csv(RESULTS / f"data/{name}.csv")
-        assert len(frame)
-        assert (RESULTS / f"figures/{name}.svg").read_text().startswith("<?xml")
-        assert summary[name]["provenance"]["settings"]["quick"] is False
-    tolerance = summary["tolerance"]
-    assert tolerance["cases"] >= 1000
-    for dtype, decades in (("float64", 9), ("float32", 2)):
-        assert tolerance[dtype]["false_alarms"] == tolerance[dtype]["missed_bugs"] == 0
-        assert tolerance[dtype]["lowest_bug"] >= decades
-    assert tolerance["bfloat16"]["false_alarms"] == tolerance["bfloat16"]["missed_bugs"] == 0
-    N = summary["ragged_lengths"]["N"]  # noqa: N806
-    even = [n for n in range(1, 3 * N + 1) if not Sizes(n, N).is_ragged]
-    assert summary["ragged_lengths"]["published_fix"]["equivalent_at"] == even
-    assert summary["scale"]["memory_ratio"] <= 2.5
-    cost = summary["probe_cost"]
-    assert cost["probe_ratio"] <= 1.5
-    assert (cost["right"], cost["named_by_accumcheck"]) == (cost["verdicts"], cost["bugs"])
-    models = summary["architectures"]
-    assert models["largest_noise"] < 1e-5
-    assert models["smallest_difference"] > 1e-2
-    assert sum(models[head]["same"] for head in HEADS) >= 20
-    rates = summary["learning_rate"]
-    assert rates["seeds"] >= 5
-    _, low, high = rates["adamw"]["exponent"]
-    assert 0.25 < low < high < 0.75  # the square root, neither none nor linear
-    for optimizer in ("sgd", "adamw"):
-        assert not any(entry["at_edge"] for entry in rates[optimizer]["by_N"].values())
-        assert rates[optimizer]["by_N"]["512"]["none"]["cost"][1] > 1.2
-        assert rates[optimizer]["by_N"]["512"]["linear"]["cost"][1] > 10
-        assert rates[optimizer]["accumulate_samples"]["128"]["largest_difference"] < 1e-3
-        assert rates[optimizer]["accumulate_samples"]["128"]["rate_ratio"] == [1, 1, 1]
-    curves = summary["smoothness"]
-    for problem in ("mlp", "gpt-windows"):
-        assert curves[problem]["window_differs_by"] < 1e-5
-        for b, ratio in curves[problem]["micro_batch_ratio"].items():
-            assert ratio == pytest.approx(curves[problem]["noise_ratio"][b], rel=0.15)
-    assert curves["smoother_by"] > 4
-    assert {summary[name]["verdict"] for name in ("learning_rate", "smoothness")} == {"true under conditions"}
-    book, norms = summary["book"], summary["batch_norm"]
-    assert book["changed_predictions"]["1 × 8, padded"] == 0 < book["changed_predictions"]["1 × 8, not padded"]
-    assert max(book["noise"], norms["largest_error_without_batch_statistics"]) < 1e-12
-    assert min(norms["BatchNorm"]["gradient"].values()) > 1e-2
-    memory = summary["memory"]
-    assert memory["predicted_exactly"]
-    assert memory["gradients_over_parameters"] == 1
-    assert memory["one_backward_saved_at_b_1"] > 0.99 * memory["saved_by_full_batch"] > 15 * memory["saved_at_b_1"]
-    assert (memory["verdict"], summary["precision"]["verdict"]) == ("true under conditions",) * 2
-    assert summary["precision"]["growth_bfloat16"] > 4
-    assert summary["precision"]["growth_float32_buffer"] < 1
-
-
-def test_a_quick_rerun_gives_the_committed_numbers():
-    """Up to the rounding of another machine: errors within a decade of noise, ratios to three digits."""
-    committed = pd.read_csv(RESULTS / "data/error_by_step.csv")
-    again = importlib.import_module("experiments.error_by_step").run(Bench())
-    keys = ["dtype", "loop", "step", "window"]
-    pd.testing.assert_frame_equal(committed[keys], again[keys])
-    wide = committed["dtype"] != "bfloat16"
-    assert committed["ratio"][wide].to_numpy() == pytest.approx(again["ratio"][wide].to_numpy(), rel=1e-3)
-    assert (again["error"] < again["tolerance"]).equals(committed["error"] < committed["tolerance"])
-
-
-def test_probed_contributions_are_those_of_theory():
-    contributions = importlib.import_module("experiments.contributions")
-    for loop in contributions.SHOWN:
-        for n in (1, 4, 7, 9):
-            sizes = Sizes(n, 1, contributions.STEPS)
-            rows = [row for row in contributions.measure(loop, n) if row["part"] == "update"]
-            matrix = expected(loop, sizes.full_batch() if loop == "full_batch" else sizes)
-            assert [row["fraction"] for row in rows] == [str(weight) for row in matrix for weight in row]
-            assert [row["due"] for row in rows] == pytest.approx([float(w) for row in window_mean(sizes) for w in row])
-
-
-@pytest.mark.parametrize(("n", "carried", "lost"), [(5, [], []), (7, [5, 6], [5, 6]), (8, [5, 6, 7], [5, 6, 7])])
-def test_the_bug_carries_leftovers_over_and_loses_the_last(n, carried, lost):
-    rows = importlib.import_module("experiments.contributions").measure("early_first_step", n)
-    assert [row["sample"] for row in rows if row["part"] == "update" and row["carried"]] == carried
-    assert [row["sample"] for row in rows if row["part"] == "lost"] == lost
-    assert {row["step"] for row in rows if row["part"] == "update" and row["carried"]} <= {2}
-
-
-def test_the_verdicts_on_the_article_follow_the_loops(monkeypatch):
-    contributions = importlib.import_module("experiments.contributions")
-
-    def verdicts():
-        claims = contributions.summarise(contributions.run(Bench(quick=True)))["claims"]
-        return {name: claim["verdict"] for name, claim in claims.items()}
-
-    conditions = "true under conditions"
-    assert verdicts() == {"first_iteration": "true", "leftovers": conditions, "fix": conditions}
-    monkeypatch.setitem(LOOPS, "early_first_step", accumulate_samples)
-    monkeypatch.setitem(LOOPS, "published_fix", accumulate_samples)
-    assert verdicts() == {"first_iteration": "false", "leftovers": "false", "fix": "true"}
-
-
-def test_a_tail_divided_by_k_costs_what_theory_says(monkeypatch):
-    tail_weight = importlib.import_module("experiments.tail_weight")
-
-    def measured(optimizer, r, windows):
-        [row] = tail_weight.measure(optimizer, r, windows, 0, "cpu")
-        return row
-
-    for r in (1, 2, 3):
-        sgd, adamw = (measured(optimizer, r, 3) for optimizer in ("sgd", "adamw"))
-        assert sgd["update_error"] == pytest.approx(1 - r / 4)
-        assert adamw["gradient_error"] == pytest.approx(1 - r / 4)
-        assert 0.01 < adamw["update_error"] < sgd["update_error"]
-        assert sgd["share"] < sgd["displacement_error"] < 3 * sgd["share"]
-    assert measured("sgd", 1, 1)["displacement_error"] > 0.5
-    assert measured("adamw", 1, 1)["displacement_error"] < 1e-3  # all updates are scaled alike, which Adam hides
-    assert measured("adamw", 4, 3)["displacement_error"] == measured("sgd", 4, 3)["displacement_error"] == 0
-    wrong = pd.DataFrame([measured(optimizer, r, n) for optimizer in ("sgd", "adamw") for r in (1, 4) for n in (1, 2)])
-    assert tail_weight.summarise(wrong)["verdict"] == "false"
-    monkeypatch.setattr(tail_weight, "published_fix", accumulate_samples)
-    right = pd.DataFrame([measured(optimizer, r, n) for optimizer in ("sgd", "adamw") for r in (1, 4) for n in (1, 2)])
-    assert tail_weight.summarise(right)["verdict"] == "true"
-
-
-@pytest.fixture(scope="module")
-def tokens_case():
-    tokens = importlib.import_module("experiments.tokens")
-    lines = text_lines(400, 0)
-    whole = (lines.tensors[1] != IGNORE_INDEX).all(dim=1)
-    lines = TensorDataset(*(tensor[whole][: 3 * tokens.STEPS * tokens.BATCH] for tensor in lines.tensors))
-    return tokens, seeded(GPT, 0).double(), lines
-
-
-@pytest.mark.parametrize("masking", ["random", "line ends"])
-def test_masks_spread_the_counts_and_keep_the_total(tokens_case, masking):
-    tokens, _, lines = tokens_case
-    for spread in tokens.SPREADS:
-        counts = tokens.token_counts(tokens.masked(lines, spread, masking, 0), tokens.BATCH)
-        assert counts.sum(dim=1).tolist() == [512] * 3
-        assert (counts.std(dim=1, correction=0) / counts.mean(dim=1)).tolist() == pytest.approx([spread] * 3)
-
-
-def test_the_error_of_mean_of_means_is_that_of_its_weights(tokens_case, monkeypatch):
-    tokens, model, lines = tokens_case
-    dataset = tokens.masked(lines, 0.5, "random", 0)
-    gradients, counts = gradients_of(model, dataset), tokens.token_counts(dataset, tokens.BATCH)
-    due = counts / counts.sum(dim=1, keepdim=True)
-    difference, reference = (torch.einsum("wk,wkp->wp", w, gradients).norm() for w in (1 / tokens.STEPS - due, due))
-    found = tokens.compared(model, dataset, tokens.BATCH, *tokens.moments(model, tokens.masked(lines, 0, "random", 0)))
-    assert found["error"] == pytest.approx(float(difference / reference), rel=1e-6)
-    assert found["excess"] == pytest.approx(0.5**2 / (1 - 0.5**2))
-    assert 0.7 < found["error"] / found["theory"] < 1.4
-    equal = tokens.compared(model, tokens.masked(lines, 0, "random", 0), tokens.BATCH, 1.0, 1.0)
-    assert equal["error"] < 1e-12
-    assert equal["theory"] == 0
-    monkeypatch.setattr(tokens, "accumulate_samples", accumulate_tokens)
-    assert tokens.compared(model, dataset, tokens.BATCH, 1.0, 1.0)["error"] == 0
-
-
-def test_the_theory_of_token_counts_holds_for_noise_that_meets_its_assumption():
-    generator = torch.Generator().manual_seed(0)
-    counts = torch.tensor([3.0, 5.0, 20.0, 4.0])
-    signal = torch.ones(50)
-    noise = torch.randn(4000, 4, 50, generator=generator) / counts.sqrt()[:, None]  # S = 50
-    due = counts / counts.sum()
-    difference, mean = (
-        torch.einsum("k,wkp->wp", w, signal + noise).square().sum(dim=1).mean() for w in (1 / 4 - due, due)
-    )
-    excess = counts.mean() * (1 / counts).mean() - 1
-    assert float(difference) == pytest.approx(float(50 / counts.sum() * excess), rel=0.02)
-    assert float(mean) == pytest.approx(float(50 + 50 / counts.sum()), rel=0.02)
+def test_a_claim_that_imports_another_is_noticed(line, tmp_path):
+    path = tmp_path / "book.py"
+    path.write_text(f"from experiments.lab import look\nfrom experiments.book import plot\n{line}\n")
+    assert strangers("book", path) == {"drift"}

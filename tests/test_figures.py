@@ -1,14 +1,15 @@
 import pytest
-
-from harness import Sizes
-from harness.diagnose import Probed
-from harness.figures import WRONG, draw
-from harness.loops import accumulate_samples, early_first_step
-from harness.probe import HIGH, LOW, probe
+from accumcheck import Sizes
+from accumcheck.corpus.published import accumulate_samples, early_first_step
+from accumcheck.corpus.wrong import clips_every_time, never_clears_biases
+from accumcheck.explaining.evidence import Evidence, Pair
+from accumcheck.figures import WRONG, draw
+from accumcheck.probing.run import HIGH, LOW, probe
 
 
 def readings(train, sizes):
-    return Probed(*[probe(train, each, gain=gain) for gain in (LOW, HIGH) for each in (sizes, sizes.full_batch())])
+    pairs = [Pair(*(probe(train, each, gain=gain) for each in (sizes, sizes.full_batch()))) for gain in (LOW, HIGH)]
+    return Evidence(*pairs)
 
 
 def outlined(axis):
@@ -24,7 +25,7 @@ def test_wrong_cells_are_outlined_and_fractions_printed():
     ours, due = draw(probed, "a loop").axes
     wrong = sum(
         a != b
-        for row, other in zip(probed.low.matrix, probed.due, strict=True)
+        for row, other in zip(probed.small.ours.matrix, probed.small.mean, strict=True)
         for a, b in zip(row, other, strict=True)
     )
     assert len(outlined(ours)) == wrong > 0
@@ -49,3 +50,16 @@ def test_updates_that_were_not_made_are_marked():
     probed = readings(half, full)
     ours, _ = draw(probed, "a loop").axes
     assert [text.get_text() for text in ours.texts].count("no update") == 2
+
+
+def test_what_goes_wrong_at_large_gradients_is_shown_there():
+    probed = readings(clips_every_time, Sizes(samples=8, accumulation_steps=4))
+    ours, due = draw(probed, "a loop", "own").axes
+    assert outlined(ours)
+    assert not outlined(due)
+
+
+def test_the_parameters_that_are_wrong_are_shown():
+    probed = readings(never_clears_biases, Sizes(samples=8, accumulation_steps=4))
+    ours, _ = draw(probed, "a loop").axes
+    assert outlined(ours)

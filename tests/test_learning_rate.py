@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from experiments import learning_rate
-from experiments.bench import Bench
-from experiments.rate_rules import RULES, summary_of
+from experiments.lab.runner import Bench
+from experiments.learning_rate.rules import RULES, summary_of
 
 
 def made_up(exponent, seeds=4):

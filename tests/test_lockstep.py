@@ -12,15 +12,15 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from accumcheck.corpus import models
+from accumcheck.corpus.models import GPT, GPTConfig
+from accumcheck.corpus.problems import PROBLEMS
+from accumcheck.corpus.published import accumulate_samples, full_batch, published_fix_undivided, windows
+from accumcheck.task import LoopError, Sizes
+from accumcheck.training.lockstep import Run, lockstep
+from accumcheck.training.problem import Case
 from torch import nn
 from torch.optim import optimizer as optim
-
-from harness import models
-from harness.lockstep import Run, lockstep
-from harness.loops import accumulate_samples, full_batch, published_fix_undivided, windows
-from harness.models import GPT, GPTConfig
-from harness.problems import PROBLEMS, Case
-from harness.task import LoopError, Sizes
 
 CASE = Case(PROBLEMS["mlp"], Sizes(samples=6, micro_batch_size=1, accumulation_steps=2, epochs=2))
 

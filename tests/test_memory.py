@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from accumcheck.check import check_equivalence
+from accumcheck.corpus.models import GPT_SIZES
 
-from experiments import memory, memory_case
-from experiments.ledger import Ledger, SavedBytes
-from experiments.memory_case import CONTEXT, count, saved_by_gpt
-from experiments.memory_loops import LOOPS
-from harness.check import check_equivalence
-from harness.models import GPT_SIZES
+from experiments import memory
+from experiments.memory import held
+from experiments.memory.bytes import Ledger, SavedBytes
+from experiments.memory.held import CONTEXT, count, saved_by_gpt
+from experiments.memory.loops import LOOPS
 
 LOGITS = CONTEXT["10k"] * GPT_SIZES["10k"].vocabulary * 4  # bytes of one sample's outputs
 
@@ -101,7 +102,7 @@ def test_loops_differ_in_memory_alone(loop):
 
 
 def test_the_resident_set_is_measured_for_one_process():
-    [row] = memory_case.time_and_peak("10k", "correct", 4, 2, 1, 0)
+    [row] = held.time_and_peak("10k", "correct", 4, 2, 1, 0)
     assert row["k"] == 2
     assert row["resident_megabytes"] >= 0
     assert row["seconds_per_sample"] > 0

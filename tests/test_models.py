@@ -1,9 +1,9 @@
 import pytest
 import torch
-
-from harness import models
-from harness.models import GPT, GPT_SIZES, GPTConfig, seeded
-from harness.problems import PROBLEMS
+from accumcheck.corpus import models
+from accumcheck.corpus.models import GPT, GPT_SIZES, GPTConfig
+from accumcheck.corpus.problems import PROBLEMS
+from accumcheck.training.problem import seeded
 
 
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=str)

@@ -8,8 +8,8 @@ import jupytext
 import nbformat
 import pytest
 
-from experiments.notebook import SCRIPT, fill, filled_notebook
-from experiments.results import RESULTS
+from experiments.lab.notebook import SCRIPT, fill, filled_notebook
+from experiments.lab.writer import RESULTS
 
 SUMMARY = json.loads((RESULTS / "summary.json").read_text())
 
@@ -53,11 +53,37 @@ def test_the_notebook_has_run():
     nbformat.validate(notebook)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
-    figures = [output for output in outputs if "image/svg+xml" in output.get("data", {})]
     text = "".join(output.text for output in outputs if output.output_type == "stream")
-    assert len(figures) == SCRIPT.read_text().count("display(SVG(") >= 14
     assert "def accumulate_tokens(task: Task) -> None:" in text
     assert "published_fix diverges from full-batch training, for means over samples." in text
+
+
+def figures(notebook):
+    """The addresses of the figures that a notebook shows."""
+    found = [data.get("text/html", "") for data in data_of(notebook)]
+    return [address for html in found for address in re.findall(r'<img src="([^"]+)"', html)]
+
+
+def data_of(notebook):
+    """What its cells display, by MIME type."""
+    return [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def embedded(notebook):
+    """The types of images that are part of a notebook."""
+    return {kind for data in data_of(notebook) for kind in data if kind.startswith("image/")}
+
+
+def test_the_notebook_shows_figures_by_their_address():
+    addresses = figures(committed())
+    assert len(addresses) == SCRIPT.read_text().count("display(Image(") >= 14
+    assert [address for address in addresses if not (SCRIPT.parent / address).is_file()] == []
+    assert embedded(committed()) == set()
+
+
+def test_an_image_within_the_notebook_is_noticed():
+    output = nbformat.v4.new_output("display_data", data={"image/svg+xml": "<svg/>"})
+    assert embedded(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[output])])) == {"image/svg+xml"}
 
 
 def test_comments_are_filled_and_code_is_not(tmp_path):

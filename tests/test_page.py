@@ -1,17 +1,18 @@
 """The web page: complete in itself, well-formed, and good to look at in a browser. Each check is shown a bad page."""
 
+import base64
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import nbformat
 import pytest
-from IPython.display import SVG
 
-from experiments.notebook import SCRIPT
-from experiments.page import PageError, render
-from experiments.results import RESULTS
-from experiments.svg import inline
+from experiments.lab.notebook import SCRIPT
+from experiments.lab.page import PageError, render
+from experiments.lab.svg import inline
+from experiments.lab.writer import RESULTS
 from tests.browser import chromium
 
 PAGE = RESULTS / "blog_post.html"
@@ -107,13 +108,21 @@ def test_the_page_is_made_of_the_notebook_and_the_results_and_always_the_same():
     assert first == second == page()
 
 
-def test_the_figures_are_those_of_the_results():
+def drawn(results):
+    """What the page has of the figures in a results folder."""
     notebook = nbformat.read(SCRIPT.with_suffix(".ipynb"), as_version=4)
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if svg := output.get("data", {}).get("image/svg+xml"):
-                name = re.search(r"figures/\w+\.svg", cell.source)[0]
-                assert svg == SVG(str(RESULTS / name)).data, f"{name} is newer than the notebook: run it again"
+    return re.findall(r"<svg.*?</svg>", render(notebook, SUMMARY, results, SCRIPT.parent), flags=re.S)
+
+
+def test_the_page_has_the_figures_of_the_results_and_notices_another_one(tmp_path):
+    committed = re.findall(r"<svg.*?</svg>", page(), flags=re.S)
+    assert len(committed) >= 14
+    assert drawn(RESULTS) == committed
+    for folder in ("data", "figures"):
+        shutil.copytree(RESULTS / folder, tmp_path / folder)
+    figure = tmp_path / "figures/drift.svg"
+    figure.write_text(figure.read_text().replace("AdamW", "Adam"))
+    assert [a == b for a, b in zip(drawn(tmp_path), committed, strict=True)].count(False) == 1
 
 
 def test_provenance_names_every_experiment_and_commit():
@@ -126,8 +135,13 @@ def test_provenance_names_every_experiment_and_commit():
 # Small notebooks: what a page makes of them, and what it refuses.
 
 
+DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><g id="g"/></svg>'
+
+
 def drawing(*, source, data=None, tags=()):
-    data = data or {"image/svg+xml": '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><g id="g"/></svg>'}
+    """A cell that shows the file which its source names."""
+    address = re.search(r'url="([^"]*)"', source)
+    data = data or {"text/html": f'<img src="{address[1]}"/>'}
     output = nbformat.v4.new_output("display_data", data=data)
     return nbformat.v4.new_code_cell(source, outputs=[output], metadata={"tags": list(tags)})
 
@@ -135,12 +149,16 @@ def drawing(*, source, data=None, tags=()):
 def rendered(tmp_path, *cells, title="# A title\n\nThe *first*\nparagraph."):
     (tmp_path / "data").mkdir(exist_ok=True)
     (tmp_path / "data/a.csv").touch()
+    (tmp_path / "figures").mkdir(exist_ok=True)
+    for name in "ab":
+        (tmp_path / f"figures/{name}.svg").write_text(DRAWING)
+    (tmp_path / "figures/a.png").write_bytes(base64.b64decode(PIXEL))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(title), *cells])
     return render(notebook, {}, tmp_path, tmp_path.parent / "notebooks")
 
 
 NOTES = "# Alt: Two <lines>,\n# both rising.\n# Caption: In `grey`: noise.\n"
-SHOW = 'display(SVG("../results/figures/a.svg"))'
+SHOW = 'display(Image(url="../results/figures/a.svg"))'
 
 
 def test_a_figure_has_words_a_caption_its_data_and_folded_code(tmp_path):
@@ -153,7 +171,7 @@ def test_a_figure_has_words_a_caption_its_data_and_folded_code(tmp_path):
 
 
 def test_a_picture_is_part_of_the_page(tmp_path):
-    text = rendered(tmp_path, drawing(source=NOTES + SHOW.replace("svg", "png"), data={"image/png": PIXEL}))
+    text = rendered(tmp_path, drawing(source=NOTES + SHOW.replace("svg", "png")))
     assert f'<img src="data:image/png;base64,{PIXEL}" alt="Two &lt;lines&gt;, both rising.">' in text
 
 
@@ -201,7 +219,15 @@ def test_ids_of_figures_do_not_clash():
 REFUSED = {
     "cell 1: the figure a needs a comment '# Alt: ...', for those who cannot see it": drawing(source=SHOW),
     "cell 1: the figure a needs a comment '# Caption: ...', to stand below it": drawing(source="# Alt: a\n" + SHOW),
-    "cell 1: its figure is not a file of results/figures": drawing(source=NOTES + "plot()"),
+    "cell 1: its figure http://x/a.svg is not a file of results/figures": drawing(
+        source=NOTES + 'display(Image(url="http://x/a.svg"))'
+    ),
+    "cell 1: its figure ../results/figures/c.svg is not a file of results/figures": drawing(
+        source=NOTES + SHOW.replace("a.svg", "c.svg")
+    ),
+    "cell 1: its figure is part of the notebook: show a file, with Image(url='../results/figures/...')": drawing(
+        source=NOTES + "plot()", data={"image/png": PIXEL}
+    ),
     "cell 1: the figure b has no table results/data/b.csv: name it in a comment '# Data: ...'": drawing(
         source=NOTES + SHOW.replace("a.svg", "b.svg")
     ),

@@ -1,6 +1,6 @@
 pytest_plugins = ["pytester"]
 
-IMPORT = "from harness.loops import accumulate_samples, accumulate_tokens, published_fix"
+IMPORT = "from accumcheck.corpus.published import accumulate_samples, accumulate_tokens, published_fix"
 TESTS = f"""
 import pytest
 {IMPORT}
@@ -26,7 +26,7 @@ def test_loops_become_tests(pytester):
             "*::test_equivalence[[]accumulate_samples-token[]] FAILED*",
             "*::test_equivalence[[]accumulate_tokens-token[]] PASSED*",
             "*::test_equivalence[[]published_fix-sample[]] XFAIL*",
-            "*token-weighting: every unmasked token of a window weighs the same.*",
+            "*token-weighting: Micro-batches with unequal numbers of tokens weigh the same.*",
             "*tail / k, kept for old runs*",
         ]
     )
@@ -59,5 +59,58 @@ def test_bad_marks_say_what_is_missing(pytester):
 
 
 def test_the_plugin_is_silent_until_used(pytester):
-    pytester.makepyfile("import sys\ndef test(): assert not {'torch', 'harness.check'} & set(sys.modules)")
+    pytester.makepyfile("import sys\ndef test(): assert not {'torch', 'accumcheck.check'} & set(sys.modules)")
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+def test_other_tests_of_a_marked_class_are_left_alone(pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+        from accumcheck.corpus.published import accumulate_samples
+
+        @pytest.mark.accumcheck(loops=[accumulate_samples])
+        class TestLoop:
+            def test_equivalence(self, accumcheck_report):
+                assert accumcheck_report
+
+            def test_other(self, tmp_path):
+                pass
+        """
+    )
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
+
+
+def test_a_marked_test_that_takes_no_report_is_told(pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.accumcheck(loops=[print])
+        def test_equivalence():
+            pass
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    assert result.ret != 0
+    assert "test_equivalence is marked accumcheck, but does not take accumcheck_report" in result.stdout.str()
+
+
+def test_a_loop_that_cannot_be_judged_is_one_sentence(pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        def raises(task):
+            raise RuntimeError("out of luck")
+
+        @pytest.mark.accumcheck(loops=[raises])
+        def test_equivalence(accumcheck_report):
+            assert accumcheck_report
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(errors=1)
+    text = result.stdout.str()
+    assert "raises raised RuntimeError at n=7, b=1, k=4, epochs=2, after 0 optimizer steps: out of luck" in text
+    assert "probe.py" not in text

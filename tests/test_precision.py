@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from experiments import precision_case
-from experiments.precision_case import ARMS, Arm, build, measure, reference, spacing
+from experiments.precision import arms
+from experiments.precision.arms import ARMS, Arm, build, measure, reference, spacing
 
 
 def measured(arm, n, b, weight=0):
@@ -87,5 +87,5 @@ def test_a_wrong_gradient_shows(monkeypatch):
     monkeypatch.setitem(ARMS, "float32", dataclasses.replace(ARMS["float32"], divided_once=True))
     row = measured("float32", 4, 1)
     assert row["error"] < 1e-6
-    monkeypatch.setattr(precision_case, "reference", lambda size, n: 4 * reference(size, n))
+    monkeypatch.setattr(arms, "reference", lambda size, n: 4 * reference(size, n))
     assert measured("float32", 4, 1)["error"] == pytest.approx(0.75, abs=1e-6)

@@ -3,26 +3,31 @@ import random
 import sys
 import time
 import warnings
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from accumcheck.corpus.published import LOOPS, accumulate_samples, accumulate_tokens, published_fix, windows
+from accumcheck.corpus.right import clips_once, joins_micro_batches, last_backward_inside_step, trains_biases_only
+from accumcheck.corpus.wrong import clears_before_step, divides_the_rate_of_biases, never_clears_biases
+from accumcheck.numbers import exact
+from accumcheck.probing.model import KINDS, MATRIX, VECTOR
+from accumcheck.probing.run import HIGH, LOW, probe
+from accumcheck.programs.simulate import window_mean
+from accumcheck.strategies import even_sizes, ragged_sizes, small_sizes
+from accumcheck.task import OBJECTIVES, LoopError, Sizes, unmasked
+from accumcheck.watching.process import Modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import optimizer as optimizers
+from torch.utils.data import DataLoader
 
-from harness.ambient import Modes
-from harness.bugs import clears_before_step
-from harness.contributions import expected, window_mean
-from harness.data import unmasked
-from harness.loops import LOOPS, accumulate_tokens, published_fix, windows
-from harness.probe import HIGH, LOW, exact, probe
-from harness.strategies import even_sizes, ragged_sizes, small_sizes
-from harness.styles import STYLES, clips_once
-from harness.task import OBJECTIVES, LoopError, Sizes
+from experiments.lab.oracle import expected
+from tests.expectations import PLAIN
 
 RAGGED = Sizes(samples=7, accumulation_steps=4)
 NAMES = r"n=7, b=1, k=4, epochs=2"
@@ -41,18 +46,18 @@ def test_matrices_are_those_of_theory(objective, sizes, name, gain, seed):
     assert reading.exact == due
     assert len(reading.units) == sizes.samples
     assert set(reading.units) == {1} if objective == "sample" else set(reading.units) <= {1, 2, 3, 4}
-    assert close(reading.shared, reading.implied)
+    assert close(reading.shared, reading.implied(reading.matrix))
     assert reading.learning_rates == pytest.approx([0.1 * 0.98**step for step in range(len(due))], rel=1e-12)
     assert (reading.loop, reading.sizes, reading.passes, reading.random_draws) == (name, sizes, 0, {})
 
 
-@pytest.mark.parametrize("name", STYLES)
+@pytest.mark.parametrize("train", [*PLAIN.values(), joins_micro_batches])
 @settings(max_examples=6)
 @given(small_sizes(), st.sampled_from(OBJECTIVES))
-def test_correct_loops_of_all_styles_have_the_window_mean(name, sizes, objective):
-    reading = probe(STYLES[name], sizes, objective)
+def test_correct_loops_of_all_styles_have_the_window_mean(train, sizes, objective):
+    reading = probe(train, sizes, objective)
     due = window_mean(sizes, reading.units)
-    if name == "joins_micro_batches":  # a sum by design
+    if train is joins_micro_batches:  # a sum by design
         due = [[Fraction(weight > 0) for weight in row] for row in due]
     assert reading.exact == due
 
@@ -72,23 +77,83 @@ def steps_with_lbfgs(task):
             optimizer.step(closure)
 
 
-@pytest.mark.parametrize("train", [accumulate_tokens, steps_with_lbfgs, STYLES["last_backward_inside_step"]])
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_contributions_add_up_to_the_matrix(train, objective):
-    reading = probe(train, Sizes(samples=11, micro_batch_size=2, accumulation_steps=4), objective)
-    sums = [[0.0] * 11 for _ in reading.matrix]
-    for contribution in reading.contributions:
-        for sample, weight in zip(contribution.samples, contribution.weights, strict=True):
-            sums[contribution.step][sample] += weight
+def test_an_optimizer_that_evaluates_again_is_told_of():
+    reading = probe(steps_with_lbfgs, Sizes(samples=11, micro_batch_size=2, accumulation_steps=4))
     assert reading.exact == window_mean(reading.sizes, reading.units)
-    assert close(sums, reading.matrix)
-    assert [c.samples for c in reading.contributions] == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10,)] * 2
+    assert reading.facts.evaluations > 1
+    assert probe(last_backward_inside_step, RAGGED).facts.evaluations == 1
 
 
-def test_contributions_that_are_never_applied_come_after_the_last_step():
-    reading = probe(LOOPS["early_first_step"], RAGGED)
-    assert [c.step for c in reading.contributions] == [0, *[1] * 4, *[2] * 3, *[3] * 4, 4, 4]
-    assert len(reading.matrix) == 4
+def test_every_kind_of_parameter_is_read_by_itself():
+    reading = probe(never_clears_biases, RAGGED)
+    assert reading.trained == set(KINDS)
+    assert reading.exact == window_mean(RAGGED)
+    assert reading.matrices[VECTOR][1][:4] == reading.matrices[VECTOR][0][:4] == [0.25] * 4
+    assert probe(trains_biases_only, RAGGED).trained == {VECTOR}
+
+
+def test_settings_are_those_of_each_parameters_group():
+    reading = probe(divides_the_rate_of_biases, RAGGED)
+    assert [each["lr"] for each in reading.settings[MATRIX]] == [0.1] * 4
+    assert [each["lr"] for each in reading.settings[VECTOR]] == [0.025] * 4
+    assert {"lr", "momentum", "weight_decay"} <= set(reading.settings[MATRIX][0])
+
+
+def test_a_right_loop_reads_the_same_at_other_parameters():
+    zero, other = (probe(accumulate_samples, RAGGED, gain=1.0, point=point) for point in ("zero", "other"))
+    # The first update is made where the run began.
+    assert close(zero.matrix[1:], other.matrix[1:])
+    assert not torch.equal(zero.gradients[MATRIX], other.gradients[MATRIX])
+
+
+def test_orders_are_what_loaders_drew_for_training():
+    drawn = []
+
+    def train(task):
+        loader = DataLoader(task.dataset, 2, shuffle=True, generator=torch.Generator().manual_seed(3))
+        for _ in range(task.epochs):
+            sum(len(targets) for _, targets in loader)  # not trained on
+            for inputs, targets in loader:
+                drawn.extend(inputs.tolist())
+                task.loss_fn(task.model(inputs), targets).backward()
+                task.optimizer.step()
+                task.optimizer.zero_grad()
+
+    reading = probe(train, RAGGED)
+    assert reading.orders == (tuple(drawn[:7]), tuple(drawn[7:]))
+    assert probe(accumulate_samples, RAGGED).orders == ()
+
+
+def test_parameters_that_change_between_steps_are_seen():
+    def decays(task):
+        for inputs, targets in task.loader:
+            task.loss_fn(task.model(inputs), targets).backward()
+            with torch.no_grad():
+                for parameter in task.model.parameters():
+                    parameter.mul_(0.5)
+            task.optimizer.step()
+            task.optimizer.zero_grad()
+
+    assert not any(probe(decays, RAGGED).facts.moved)
+    assert all(probe(decays, RAGGED, gain=1.0, point="other").facts.moved[1:])
+
+
+def test_a_scaler_for_cuda_is_on_without_it():
+    factors = []
+
+    def train(task):
+        scaler = torch.amp.GradScaler("cuda")
+        for inputs, targets in task.loader:
+            scaler.scale(task.loss_fn(task.model(inputs), targets)).backward()
+            factors.append(scaler.get_scale())
+            scaler.step(task.optimizer)
+            scaler.update()
+            task.optimizer.zero_grad()
+
+    reading = probe(train, replace(RAGGED, epochs=1))
+    assert factors[0] == 65536
+    assert [sum(row) for row in reading.exact] == [1] * 7
+    assert not torch.amp.GradScaler("cuda").is_enabled() or torch.cuda.is_available()
 
 
 by_hand = {
@@ -262,9 +327,9 @@ def test_interrupts_are_the_callers():
 def test_loops_that_step_with_nothing_or_never():
     reading = probe(clears_before_step, RAGGED)
     assert reading.matrix == [[0.0] * 7] * 4
-    assert [c.step for c in reading.contributions] == [0] * 4 + [1] * 3 + [2] * 4 + [3] * 3
+    assert reading.facts.backward
     assert probe(lambda task: None, RAGGED).matrix == []
-    assert probe(lambda task: task.optimizer.step(), RAGGED).contributions == []
+    assert not probe(lambda task: task.optimizer.step(), RAGGED).facts.backward
 
 
 def shuffles_in_place(task):

@@ -1,9 +1,9 @@
 import pytest
 import torch
+from accumcheck.corpus.problems import PROBLEMS
+from accumcheck.task import Sizes
+from accumcheck.training.problem import DTYPES, OPTIMIZERS, Case, Problem
 from torch.utils.data import TensorDataset
-
-from harness.problems import DTYPES, OPTIMIZERS, PROBLEMS, Case, Problem
-from harness.task import Sizes
 
 SIZES = Sizes(samples=5, micro_batch_size=2, accumulation_steps=2)
 

@@ -3,11 +3,12 @@
 import json
 import re
 
-from experiments.bench import ROOT
-from experiments.notebook import fill
-from experiments.results import RESULTS
-from harness import check_equivalence
-from harness.findings import LAWS
+from accumcheck import check_equivalence
+from accumcheck.programs.laws import LAWS
+
+from experiments.lab.notebook import fill
+from experiments.lab.runner import ROOT
+from experiments.lab.writer import RESULTS
 
 TEXT = (ROOT / "README.md").read_text()
 NUMBERS = ["{{ tolerance.safety | .0f }} times", "{{ tolerance.cases | , }} random cases"]

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from accumcheck.corpus import data, models
+from accumcheck.training.problem import Problem
 from torch.utils.data import TensorDataset
 
-from experiments import training_log
-from experiments.training_log import jumpiness, train
-from harness import data, models
-from harness.problems import Problem
+import experiments.smoothness.log as training_log
+from experiments.smoothness.log import jumpiness, train
 
 
 def test_jumpiness_is_the_standard_deviation_of_noise_whatever_the_trend():

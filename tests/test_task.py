@@ -1,11 +1,10 @@
 import pytest
 import torch
+from accumcheck.strategies import even_sizes, ragged_sizes
+from accumcheck.task import Sizes, as_loader
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
-
-from harness.strategies import even_sizes, ragged_sizes
-from harness.task import Sizes, as_loader
 
 
 @pytest.mark.parametrize("name", ["samples", "micro_batch_size", "accumulation_steps", "epochs"])

@@ -4,19 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accumcheck.check import compare
+from accumcheck.corpus.problems import PROBLEMS
+from accumcheck.corpus.published import accumulate_samples, accumulate_tokens, full_batch, published_fix
+from accumcheck.strategies import cases, ragged_sizes
+from accumcheck.task import Sizes
+from accumcheck.training.differences import Difference
+from accumcheck.training.lockstep import Run, StepPair, Trajectory, lockstep
+from accumcheck.training.problem import DTYPES, Case
+from accumcheck.training.tolerance import SAFETY, SMALLEST_BUG, judge, neutral_runs, permuted, perturbed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
 from experiments.tolerance import TRAINED
-from harness.check import compare
-from harness.differences import Difference
-from harness.lockstep import Run, StepPair, Trajectory, lockstep
-from harness.loops import accumulate_samples, accumulate_tokens, full_batch, published_fix
-from harness.problems import DTYPES, PROBLEMS, Case
-from harness.strategies import cases, ragged_sizes
-from harness.task import Sizes
-from harness.tolerance import SAFETY, SMALLEST_BUG, judge, neutral_runs, permuted, perturbed
 
 CASE = Case(PROBLEMS["mlp"], Sizes(samples=7, micro_batch_size=1, accumulation_steps=4, epochs=1))
 
@@ -42,7 +43,7 @@ def test_perturbation_is_a_unit_in_the_last_place(dtype):
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=str)
 def test_neutral_runs_differ_by_rounding_only(problem):
     case = replace(CASE, problem=problem)
-    trajectories = lockstep(Run(full_batch, case.full_batch().task()), *neutral_runs(case))
+    trajectories = lockstep(Run(full_batch, case.full_batch().task()), *neutral_runs(case, full_batch))
     errors = [max(d.distance for d in t.pairs[0].gradient.values()) for t in trajectories]
     assert 0 < max(errors) < 1e-12
     assert errors[1] > 0

@@ -22,6 +22,7 @@ def printed(code, folder):
     return run.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.stem)
 def test_a_reproduction_prints_what_its_report_says(report, tmp_path):
     text = report.read_text()

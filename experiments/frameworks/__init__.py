@@ -1,0 +1,168 @@
+"""Claim: current frameworks treat tails, short micro-batches and tokens differently from full-batch training.
+
+``python -m experiments frameworks`` (needs ``pip install 'accumcheck[frameworks]'``; reads what is installed)
+
+One row for each framework and setting, with the weights that its own training loop gives to samples, read by the probe.
+Which behaviours are documented, and which public threads describe them, is in threads.tsv, beside this file.
+"""
+
+from __future__ import annotations
+
+import csv
+import textwrap
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from accumcheck.adapters import ADAPTERS
+from accumcheck.adapters.conformance import COLUMNS, TAIL, conformance
+from accumcheck.figures import heat_map
+from accumcheck.programs.simulate import window_mean
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from experiments.frameworks.document import markdown, signed
+from experiments.lab import look
+from experiments.lab.runner import Bench, Row
+
+THREADS = Path(__file__).parent / "threads.tsv"
+NAMED = ["name", "framework", "setting", "release", "loop"]
+COLOURS = {"equal": "#DDEEF8", "policy": "#FFF2CC", "differs": "#F6C6A6", "none": "#F2F2F2"}
+BY_NAME = {adapter.id: adapter for adapter in ADAPTERS}
+
+
+def run(bench: Bench) -> pd.DataFrame:
+    """A row for every cell, and for every weight of the readings that the heat maps show."""
+    names = [name for name, adapter in BY_NAME.items() if adapter.version]
+    if missing := sorted({BY_NAME[name].package for name in BY_NAME if name not in names}):
+        warnings.warn(f"not installed, and left out: {', '.join(missing)}", stacklevel=2)
+    if bench.quick:
+        names = ["accelerate", "nanogpt", "book_before", "book_after"]
+    return pd.DataFrame(bench.map(measure, [{"name": name} for name in names]))
+
+
+def measure(name: str) -> list[Row]:
+    """All rows of one framework in one setting."""
+    adapter = BY_NAME[name]
+    named = dict(zip(NAMED, (name, adapter.framework, adapter.setting, adapter.release, adapter.target), strict=True))
+    found = conformance(adapter)
+    cells = [
+        {**named, "part": "cell", "column": column, "kind": cell.kind, "text": cell.text}
+        for column, cell in found.cells.items()
+    ]
+    weights = [
+        {**named, "part": "weight", "step": step, "sample": sample, "weight": weight}
+        for step, row in enumerate(found.tail.matrix)
+        for sample, weight in enumerate(row)
+    ]
+    return [*cells, *weights]
+
+
+def tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The matrix, a row for each cell, with what is documented; and the weights of the heat maps."""
+    cells = frame.loc[frame["part"] == "cell", [*NAMED, "column", "kind", "text"]]
+    known = pd.read_csv(THREADS, sep="\t", keep_default_na=False, quoting=csv.QUOTE_NONE)
+    cells = cells.merge(known, on=["name", "column"], how="left", validate="one_to_one")
+    cells.loc[cells["kind"].isin(["equal", "none"]), list(known.columns[2:])] = ""
+    cells["reproduce"] = [
+        "" if kind in ("equal", "none") else f"accumcheck frameworks {name}"
+        for kind, name in zip(cells["kind"], cells["name"], strict=True)
+    ]
+    weights = frame.loc[frame["part"] == "weight", ["name", "step", "sample", "weight"]]
+    return {"frameworks": cells.fillna(""), "frameworks_weights": weights.astype({"step": int, "sample": int})}
+
+
+def summarise(frame: pd.DataFrame) -> dict[str, Any]:
+    """How many of the settings equal full-batch training, in each column and in all."""
+    cells = frame[frame["part"] == "cell"]
+    kinds = cells.pivot(index="name", columns="column", values="kind")
+    equal = {column: int((kinds[column] == "equal").sum()) for column in COLUMNS}
+    all_equal = [str(name) for name in kinds.index if set(kinds.loc[name]) <= {"equal", "none"}]
+    return {
+        "settings": len(kinds),
+        "equal": equal,
+        "equal_everywhere": all_equal,
+        "releases": sorted(cells["release"].unique()),
+        "finding": (
+            f"of {len(kinds)} settings, {equal['full window']} equal full-batch training in full windows, "
+            f"{equal['tail']} in the tail, {equal['short last micro-batch']} with a short micro-batch, "
+            f"{equal['tokens']} for token means, and {len(all_equal)} everywhere"
+        ),
+    }
+
+
+def check(numbers: dict[str, Any]) -> None:
+    """Every adapter is in the matrix; most settings are right in full windows, and most are not in tails."""
+    assert numbers["settings"] == len(ADAPTERS), f"{numbers['settings']} of {len(ADAPTERS)} settings are there"
+    assert numbers["equal"]["full window"] > numbers["settings"] / 2, "most settings are wrong in full windows"
+    for column in ("tail", "short last micro-batch", "tokens"):
+        assert numbers["equal"][column] < numbers["settings"] / 2, f"most settings are right for {column}"
+
+
+def plot(frame: pd.DataFrame) -> Figure:
+    """The matrix: a row for each setting, a column for each behaviour."""
+    cells = frame[frame["part"] == "cell"]
+    names = list(dict.fromkeys(cells["name"]))
+    columns = list(COLUMNS)
+    figure = Figure(figsize=(10, 0.9 + 0.5 * len(names)), layout="constrained")
+    axis = figure.subplots()
+    for y, name in enumerate(names):
+        own = cells[cells["name"] == name].set_index("column")
+        for x, column in enumerate(columns):
+            color = COLOURS[own.loc[column, "kind"]]
+            axis.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=color, edgecolor="none"))
+            axis.text(
+                x,
+                y,
+                textwrap.fill(signed(own.loc[column]), 14),
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                linespacing=1.0,
+            )
+    labels = [
+        f"{BY_NAME[name].framework} ({BY_NAME[name].release})\n{textwrap.shorten(BY_NAME[name].setting, 40)}"
+        for name in names
+    ]
+    axis.set_yticks(range(len(names)), labels, fontsize=8.5)
+    axis.set_xticks(range(len(columns)), [textwrap.fill(column, 12) for column in columns], fontsize=9.5)
+    axis.xaxis.tick_top()
+    axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(names) - 0.5, -0.5))
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    axis.set_xlabel(
+        "= as full-batch training     ≈ another declared policy     ≠ differs, weight for the weight that is due"
+    )
+    return figure
+
+
+def figures(frame: pd.DataFrame) -> dict[str, Figure]:
+    """The contribution matrix of every setting, next to the one that is due."""
+    weights = frame[frame["part"] == "weight"]
+    names = list(dict.fromkeys(weights["name"]))
+    due = [[float(weight) for weight in row] for row in window_mean(TAIL)]
+    panels: list[tuple[str, list[list[float]]]] = [("full-batch training", due)]
+    for name in names:
+        own = weights[weights["name"] == name].pivot(index="step", columns="sample", values="weight")
+        panels.append((f"{BY_NAME[name].framework}\n{BY_NAME[name].setting}", own.to_numpy().tolist()))
+    across = 3
+    down = -(-len(panels) // across)
+    figure, axes = look.panels(down, across, width=10.0, height=2.1)
+    for axis, (title, matrix) in zip(axes.flat, panels, strict=False):
+        heat_map(axis, matrix, due, TAIL.samples, steps=len(due), darkest=0.8, size=7.5)
+        axis.grid(visible=False)
+        axis.set_title(title, fontsize=9)
+        axis.set_xticks(range(TAIL.samples))
+        axis.set_yticks(range(len(due)))
+        axis.tick_params(labelsize=7.5, length=2)
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.set_axis_off()
+    figure.supxlabel("sample", fontsize=9)
+    figure.supylabel("optimizer step (two epochs)", fontsize=9)
+    return {"frameworks_weights": figure}
+
+
+def documents(frame: pd.DataFrame) -> dict[str, str]:
+    """The matrix in Markdown."""
+    return {"frameworks.md": markdown(tables(frame)["frameworks"])}

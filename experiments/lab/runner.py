@@ -1,0 +1,116 @@
+"""The workbench that experiments run on: many cases over worker processes, with progress, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rich.progress
+import torch
+from accumcheck.watching.process import preserved
+
+Row = dict[str, Any]
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Bench:
+    """How an experiment is run.
+
+    ``quick`` asks for fewer cases and ``full`` for more; ``jobs`` is the number of worker processes, 0 for none.
+    Every case runs on one thread, so that results do not depend on ``jobs``. With a ``partial`` folder, finished cases
+    are kept there, and a run that was interrupted takes them up again if code, versions and settings are the same.
+    """
+
+    quick: bool = False
+    full: bool = False
+    device: str = "cpu"
+    jobs: int = 0
+    partial: Path | None = None
+    progress: rich.progress.Progress | None = field(default=None, repr=False)
+
+    def map(self, measure: Callable[..., list[Row]], cases: Sequence[Row], *, alone: bool = False) -> list[Row]:
+        """``measure(**case)`` for every case, rows in the order of the cases.
+
+        ``alone`` gives each case a fresh process and the whole machine, for measurements of time and memory.
+        """
+        name = measure.__module__.removeprefix("experiments.")
+        done = self._finished(name)
+        keys = [json.dumps(case, sort_keys=True) for case in cases]
+        missing = [index for index, key in enumerate(keys) if key not in done]
+        task = (
+            self.progress.add_task(name, total=len(cases), completed=len(cases) - len(missing))
+            if self.progress
+            else None
+        )
+        with self._workers(alone) as workers:
+            todo = [cases[index] for index in missing]
+            for index, rows in zip(missing, workers(_Measure(measure), todo), strict=True):
+                done[keys[index]] = rows
+                self._keep(name, keys[index], rows)
+                if self.progress and task is not None:
+                    self.progress.advance(task)
+        return [row for key in keys for row in done[key]]
+
+    @contextmanager
+    def _workers(self, alone: bool) -> Iterator[Callable[[Callable[[Row], list[Row]], list[Row]], Iterator[list[Row]]]]:
+        if not self.jobs and not alone:
+            yield map
+            return
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["experiments.preload"])
+        with ProcessPoolExecutor(1 if alone else self.jobs, context, max_tasks_per_child=1 if alone else None) as pool:
+            try:
+                yield pool.map
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _path(self, name: str) -> Path | None:
+        return self.partial / f"{name}.jsonl" if self.partial else None
+
+    def _finished(self, name: str) -> dict[str, list[Row]]:
+        path = self._path(name)
+        if path is None or not path.exists():
+            return {}
+        done = {}
+        for line in path.read_text().splitlines():
+            try:
+                fingerprint, key, rows = json.loads(line)
+            except ValueError:  # the line that was being written when the run was interrupted
+                continue
+            if fingerprint == self._fingerprint():
+                done[key] = rows
+        return done
+
+    def _keep(self, name: str, key: str, rows: list[Row]) -> None:
+        if path := self._path(name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torn = path.exists() and not path.read_bytes().endswith(b"\n")
+            with path.open("a") as file:
+                file.write("\n" * torn + json.dumps([self._fingerprint(), key, rows]) + "\n")
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(f"{torch.__version__} {self.device}".encode())
+        for path in sorted([*ROOT.glob("harness/**/*.py"), *ROOT.glob("experiments/**/*.py")]):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """``measure(**case)`` on one thread; a class so that it can be sent to a worker."""
+
+    measure: Callable[..., list[Row]]
+
+    def __call__(self, case: Row) -> list[Row]:
+        with preserved():
+            torch.set_num_threads(1)
+            return self.measure(**case)

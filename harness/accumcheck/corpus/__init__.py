@@ -1,0 +1,1 @@
+"""Loops and problems that ship: published, right, wrong, parallel; models and data."""

@@ -1,0 +1,1 @@
+"""From readings to verdict, cause and smallest counterexample."""

@@ -1,0 +1,187 @@
+"""Which program is a loop? The one with the fewest wrong rules whose matrices are the loop's at every size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+from accumcheck.numbers import EXACT, close, same
+from accumcheck.programs.rules import RIGHT, TABLES, Program, Rule, Shape, Step
+from accumcheck.programs.simulate import Structure, Units, matrix, ratio, structure, supports
+
+
+@dataclass(frozen=True)
+class Case:
+    """A matrix that a program is to make: ``rows`` of floats at these sizes, updates without gradients left out."""
+
+    shape: Shape
+    units: Units
+    rows: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(cls, shape: Shape, units: Units, rows: Sequence[Sequence[float]]) -> Case:
+        """Without the rows of zeros, unless there are no others."""
+        full = [tuple(row) for row in rows if any(row)]
+        return cls(shape, units, tuple(full or map(tuple, rows)))
+
+    @cached_property
+    def supports(self) -> list[frozenset[int]]:
+        """The samples of each update that has any."""
+        found = [frozenset(i for i, weight in enumerate(row) if weight) for row in self.rows]
+        return [each for each in found if each]
+
+
+def fit(cases: Sequence[Case], objective: str, relative: float = EXACT) -> Program | None:
+    """The likeliest program that makes all cases; None if no choice of rules does.
+
+    >>> from accumcheck.programs.simulate import simulate
+    >>> shapes, program = [Shape(7, 1, 4, 2), Shape(11, 2, 4, 2)], Program(step="early or end", scale="1/k")
+    >>> cases = [Case.of(s, u, simulate(program, s, u)) for s in shapes for u in [Units((1,) * s.n)]]
+    >>> fit(cases, "sample") == program
+    True
+    """
+    cases = [each for each in cases if each.rows or each.shape.k > 1]
+    order = sorted(cases, key=lambda case: (case.shape.k == 1, -case.shape.length / case.shape.k, case.shape.n))
+    if not order or not any(case.rows for case in cases):
+        return None
+    for candidates in (skeletons(), unusual()):
+        if best := _likeliest(candidates, order, objective, relative):
+            return best
+    return None
+
+
+def _likeliest(candidates: Sequence[Program], cases: Sequence[Case], objective: str, relative: float) -> Program | None:
+    best: Program | None = None
+    for found in _structures(candidates, cases):
+        if best and len(found.wrong) > len(best.wrong):
+            break  # candidates come with fewest wrong rules first
+        for program in _scaled(found, cases, objective, relative):
+            if best is None or program.cost < best.cost:
+                best = program
+    return best
+
+
+def _structures(candidates: Sequence[Program], cases: Sequence[Case]) -> Iterator[Program]:
+    """Visits, steps and resets that gather just the samples which each update is made of."""
+    limit = max(len(case.supports) for case in cases)
+    known = set()
+    for program in candidates:
+        # Cheapest first: how many updates, of which samples, at one size; then at the others.
+        if all(_gathers(program, case, limit) for case in cases):
+            key = tuple(_structure(program, case.shape).key for case in cases)
+            if key not in known:
+                known.add(key)
+                yield program
+
+
+@lru_cache(maxsize=1)
+def skeletons() -> tuple[Program, ...]:
+    """All choices of visits, steps and resets, the likeliest first; rare conditions with common visits only."""
+    return _sorted(
+        Program(visit=visit, step=name, reset=reset)
+        for visit in TABLES["visit"]
+        for name, rule in TABLES["step"].items()
+        for reset in TABLES["reset"]
+        if visit in COMMON or not _is_rare(rule)
+    )
+
+
+@lru_cache(maxsize=1)
+def unusual() -> tuple[Program, ...]:
+    """Rare conditions with the other visits, which are tried last."""
+    return _sorted(
+        Program(visit=visit, step=name)
+        for visit in TABLES["visit"]
+        for name, rule in TABLES["step"].items()
+        if visit not in COMMON and _is_rare(rule)
+    )
+
+
+COMMON = ("every", "first epoch")
+
+
+def _is_rare(rule: Rule) -> bool:
+    return isinstance(rule, Step) and rule.rare
+
+
+def _sorted(programs: Iterable[Program]) -> tuple[Program, ...]:
+    return tuple(sorted(programs, key=lambda program: program.cost))
+
+
+def _structure(program: Program, shape: Shape) -> Structure:
+    return structure(program.visit, program.step, program.reset, shape)
+
+
+def _gathers(program: Program, case: Case, limit: int) -> bool:
+    found = _structure(program, case.shape)
+    if not case.supports:
+        return len(found.rows) >= len(case.rows) and not any(found.rows)
+    made = sum(map(bool, found.rows))
+    if made != len(case.supports) and (len(case.supports) != limit or made < limit):
+        return False
+    made_of = supports(found, case.units) if case.units.orders else found.supports
+    return made_of[:limit] == case.supports
+
+
+def _scaled(program: Program, cases: Sequence[Case], objective: str, relative: float) -> Iterator[Program]:
+    losses = TABLES["loss"] if objective == "token" else [RIGHT["loss"]]
+    ranks = TABLES["ranks"] if any(case.shape.ranks > 1 for case in cases) else [RIGHT["ranks"]]
+    for loss in losses:
+        for rank in ranks:
+            for scale in TABLES["scale"]:
+                each = replace(program, scale=scale, ranks=rank, loss=loss)
+                if all(makes(each, case, relative) for case in cases):
+                    yield each
+
+
+def makes(program: Program, case: Case, relative: float = EXACT) -> bool:
+    """Whether a program makes a case's matrix; further updates than the case has are not looked at."""
+    found = matrix(program, _structure(program, case.shape), case.shape, case.units, ratio)
+    return same(found[: len(case.rows)], case.rows, relative)
+
+
+def rates_go_by(program: Program, cases: Sequence[tuple[Case, Sequence[float]]], decay: float, first: float) -> str:
+    """The rule of the schedule slot by which learning rates go, given those of each case's updates.
+
+    ``cases`` come in pairs, a loop's own full batch behind the loop.
+    """
+    pairs = list(zip(cases[::2], cases[1::2], strict=True))
+    if all(close(a, b) for (_, ours), (_, own) in pairs for a, b in zip(ours, own, strict=False)):
+        return "step"
+    calls = {rule: [_calls(program, rule, case.shape) for case, _ in cases] for rule in TABLES["schedule"]}
+    for rule in ("step", "epoch", "every", "every, behind"):
+        made = [
+            [first * decay**c for c in each[: len(rates)]] for each, (_, rates) in zip(calls[rule], cases, strict=True)
+        ]
+        if all(
+            len(each) == len(rates) and all(close(*pair) for pair in zip(each, rates, strict=True))
+            for each, (_, rates) in zip(made, cases, strict=True)
+        ):
+            return rule
+    # Another schedule by epochs than the task's own: each epoch has one rate, with accumulation and without.
+    known: dict[tuple[int, int], float] = {}
+    for number, (each, (_, rates)) in enumerate(zip(calls["epoch"], cases, strict=True)):
+        for epoch, rate in zip(each, rates, strict=False):
+            if not close(known.setdefault((number // 2, epoch), rate), rate):
+                return "other"
+    return "epoch"
+
+
+def _calls(program: Program, rule: str, shape: Shape) -> list[int]:
+    """How often scheduler.step() was called before each update that has a gradient."""
+    found = _structure(program, shape)
+    seen, steps, calls = 0, 0, []
+    full = iter(found.rows if any(found.rows) else [(0,)] * len(found.rows))
+    last = 0
+    for event in found.events:
+        if event.kind == "add":
+            seen += 1
+            last = found.visits[event.visits[0]].epoch
+        elif event.kind == "step":
+            if next(full):
+                calls.append(
+                    {"step": steps, "never": 0, "epoch": last, "every": seen, "every, behind": seen - 1}.get(rule, 0)
+                )
+            steps += 1
+    return calls

@@ -1,0 +1,130 @@
+"""The picture of a verdict: the contribution matrix of a loop beside the one that is due."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accumcheck.explaining.evidence import Evidence, Pair, Reference
+from accumcheck.numbers import close, exact, same
+from accumcheck.probing.reading import Row
+from accumcheck.task import Sizes
+
+INK, WRONG, EDGE = "#222222", "#D55E00", "#888888"
+LARGEST_TEXT = 16  # columns; fractions in wider matrices would not be legible
+SETTINGS = {"svg.hashsalt": "accumcheck", "svg.fonttype": "none"}
+
+
+def draw(evidence: Evidence, title: str, reference: Reference = "mean") -> Any:
+    """A matplotlib figure: optimizer steps downwards, samples to the right, weights as shades of blue.
+
+    Wrong cells are outlined in orange; fractions are printed while they fit; lines part the epochs. Shown is the first
+    kind of parameter whose weights are not those of ``reference``; at large gradients if they are at small ones.
+
+    Raises ImportError without matplotlib.
+    """
+    figures = _matplotlib("matplotlib.figure")
+    pair, kind = _shown(evidence, reference)
+    ours, due, shown = pair.ours.matrices.get(kind, []), pair.due(kind, reference), pair.ours.sizes
+    steps, samples = max(len(ours), len(due)), evidence.sizes.samples
+    size = 0.62 if samples <= LARGEST_TEXT else 0.3
+    width, height = max(2.6, samples * size), max(1.3, steps * 0.42)
+    figure = figures.Figure(figsize=(2 * width + 1.6, height + 1.5), layout="constrained")
+    axes = figure.subplots(1, 2, squeeze=False)[0]
+    largest = max([abs(weight) for row in [*ours, *due] for weight in row], default=1.0) or 1.0
+    per_epoch = len(shown.window_lengths()) // shown.epochs
+    for axis, matrix, name in ((axes[0], ours, "the loop"), (axes[1], due, "full-batch training")):
+        heat_map(axis, matrix, due if matrix is ours else matrix, samples, steps=steps, darkest=largest * 1.6)
+        if matrix is due:
+            mark_epochs(axis, [epoch for epoch in range(shown.epochs) for _ in range(per_epoch)], samples)
+        mark_windows(axis, evidence.sizes)
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("sample")
+        axis.set_xticks(range(0, samples, 1 if samples <= LARGEST_TEXT else 4))
+        axis.set_yticks(range(steps))
+    axes[0].set_ylabel("optimizer step")
+    figure.suptitle(f"{title}\n{shown}", fontsize=11)
+    return figure
+
+
+def save(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Write an SVG or PNG, whole or not at all; equal figures give equal bytes. ValueError for other suffixes."""
+    target = Path(path)
+    require_suffix(target)
+    suffix = target.suffix[1:].lower()
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+    try:
+        with _matplotlib("matplotlib").rc_context(SETTINGS):
+            figure.savefig(partial, format=suffix, metadata=metadata, dpi=150)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def require_suffix(path: Path) -> None:
+    """ValueError unless a figure can be written to this path."""
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise ValueError(f"--figure writes .svg or .png, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no directory {str(path.parent)!r} for the figure {path.name}")
+
+
+def heat_map(
+    axis: Any, matrix: list[Row], due: list[Row], samples: int, *, steps: int, darkest: float, size: float = 9.0
+) -> None:
+    """Weights as shades of blue up to ``darkest``; cells unlike those of ``due`` are outlined, missing rows named.
+
+    Fractions are printed at font ``size`` while they fit.
+    """
+    patches = _matplotlib("matplotlib.patches")
+    if rows := [*matrix, *([[0.0] * samples] * (steps - len(matrix)))]:
+        axis.imshow(rows, cmap="Blues", vmin=0, vmax=darkest, aspect="auto")
+    for step, row in enumerate(matrix):
+        for sample, weight in enumerate(row):
+            wanted = due[step][sample] if step < len(due) else 0.0
+            if not close(weight, wanted):
+                box, width = (sample - 0.45, step - 0.45), 2 if size >= 9 else 1.2
+                axis.add_patch(patches.Rectangle(box, 0.9, 0.9, fill=False, edgecolor=WRONG, linewidth=width))
+            if len(row) <= LARGEST_TEXT and weight:
+                value = exact(weight)
+                text = f"{value:.1e}" if isinstance(value, float) else str(value)
+                small = size if len(text) <= 5 else size - 2.5
+                ink = "white" if weight > 0.63 * darkest else INK
+                axis.text(sample, step, text, ha="center", va="center", fontsize=small, color=ink)
+    for step in range(len(matrix), steps):
+        axis.text((samples - 1) / 2, step, "no update", ha="center", va="center", fontsize=size, color=INK)
+
+
+def mark_epochs(axis: Any, epochs: Sequence[int], samples: int) -> None:
+    """Name the epoch of each step on the right, with a line where it changes."""
+    for epoch in sorted(set(epochs)):
+        steps = [step for step, other in enumerate(epochs) if other == epoch]
+        middle = sum(steps) / len(steps)
+        axis.text(samples - 0.4, middle, f"epoch {epoch}", rotation=270, ha="left", va="center", fontsize=9)
+        if steps[0]:
+            axis.axhline(steps[0] - 0.5, color=INK, linewidth=1.4)
+
+
+def mark_windows(axis: Any, sizes: Sizes) -> None:
+    """A dotted line between the samples of two windows."""
+    for window in range(sizes.effective_batch_size, sizes.samples, sizes.effective_batch_size):
+        axis.axvline(window - 0.5, color=INK, linewidth=0.8, linestyle=":")
+
+
+def _shown(evidence: Evidence, reference: Reference) -> tuple[Pair, str]:
+    for pair in evidence.pairs:
+        for kind, matrix in pair.ours.matrices.items():
+            if not same(matrix, pair.due(kind, reference)):
+                return pair, kind
+    return evidence.small, evidence.small.ours.kind
+
+
+def _matplotlib(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError("figures need matplotlib, which is not installed: pip install matplotlib") from error

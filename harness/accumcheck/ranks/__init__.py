@@ -1,0 +1,1 @@
+"""Data-parallel loops: launched on local ranks, joined into one reading, judged."""

@@ -1,0 +1,1 @@
+"""What a loop does to optimizers and to the process, seen from outside."""
