@@ -5,15 +5,25 @@ import random
 import pytest
 from accumcheck.corpus.interpreter import loop_of
 from accumcheck.explaining.fit import Case, fit, makes
+from accumcheck.explaining.judge import judge_exactly
 from accumcheck.probing.run import probe
-from accumcheck.programs.rules import Shape
+from accumcheck.programs.rules import TABLES, Program, Shape
 from accumcheck.programs.simulate import Units, simulate
 from accumcheck.task import OBJECTIVES, Sizes
 
 from tests.test_diagnose import edits
 
+STREAMS = [
+    Program(visit=visit, step=step)
+    for visit in TABLES["visit"]
+    for step in ("count or last", "window or last", "k + 1, counted, or last")
+    if visit.startswith("stream")
+]
+LISTS = [
+    Program(step=step, reset="epoch's list") for step in ("by samples", "by samples or end", "count", "late count")
+]
 SIZES = (Sizes(7, 1, 4), Sizes(11, 2, 4, 3), Sizes(7, 2, 4), Sizes(13, 1, 8), Sizes(14, 1, 4))
-PROGRAMS = [*edits(1), *random.Random(1).sample(list(edits(2)), 150)]
+PROGRAMS = [*edits(1), *STREAMS, *LISTS, *random.Random(1).sample(list(edits(2)), 150)]
 
 
 def rows_of(program, sizes, objective):
@@ -52,6 +62,29 @@ def assert_found_again(programs, objective):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_program_is_found_again(objective):
     assert_found_again(random.Random(2).sample(PROGRAMS, 75), objective)
+
+
+GATES = ("window or end", "every", "count", "late count")
+
+
+@pytest.mark.parametrize("schedule", [each for each in TABLES["schedule"] if each != "other"])
+def test_a_schedule_is_read_and_judged_for_itself(schedule):
+    for step in GATES:
+        outcome = judge_exactly(loop_of(Program(step=step, schedule=schedule)), search=False)
+        plain = judge_exactly(loop_of(Program(step=step)), search=False)
+        found = [f.id for f in outcome.findings]
+        assert found[: len(plain.findings)] == [f.id for f in plain.findings] or TABLES["schedule"][schedule].law, step
+        # Where every micro-batch makes a step, there is no difference.
+        wrong = bool(TABLES["schedule"][schedule].law) and step != "every"
+        assert ("scheduler-per-micro-batch" in found) is wrong, (step, found)
+
+
+@pytest.mark.parametrize("clip", [each for each in TABLES["clip"] if each != "other"])
+def test_a_way_to_clip_is_read_and_judged_for_itself(clip):
+    for program in (Program(clip=clip), Program(clip=clip, scale="1/k"), Program(clip=clip, step="early or end")):
+        outcome = judge_exactly(loop_of(program), search=False)
+        rules = [f.rule for f in outcome.findings]
+        assert set(rules) == set(program.wrong), (str(program), [f.id for f in outcome.findings])
 
 
 @pytest.mark.slow

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from accumcheck.programs.rules import TABLES, Gathered, Now, Part, Program, Ratio, Scale, Shape, Step
 from accumcheck.task import Loop, Task, unmasked
 
 Batch = tuple[Tensor, Tensor]
+LIMIT = 0.5  # of norms and values, where a program clips
 
 
 def loop_of(program: Program) -> Loop:
-    """The loop that does what a program says, for one process; clipping is not among it.
+    """The loop that does what a program says, for one process.
 
     >>> from accumcheck.probing.run import probe
     >>> from accumcheck.task import Sizes
@@ -58,22 +60,30 @@ class _Run:
         batches = list(self._stream() if streams else self._epochs())
         length = len(batches) if streams else len(self.task.loader)
         total = len(batches) if streams or self.program.visit == "first epoch" else length * self.task.epochs
+        schedule, before = self.program.schedule, 0
         for number, (epoch, i, count, batch, window) in enumerate(batches):
             place = number if streams else i
+            if schedule == "epoch" and epoch > before:
+                self.task.scheduler.step()
+            before = epoch
             if place == 0 and self.program.reset in ("epoch start", "epoch start too", "epoch's list"):
                 self.clear()
                 if self.program.reset == "epoch's list":
                     self.since = []
             if self.step_rule.late and self.opens(place, count, length, total):
-                self.step(epoch)
+                self.step()
             if self.program.reset == "every" or (self.program.reset == "window start" and place % k == 0):
                 self.clear()
             if batch is not None:
                 self.backward(batch, window, number % k if streams else i % k)
+                if schedule == "every":
+                    self.task.scheduler.step()
             if self.program.reset == "after first" and place % k == 0:
                 self.clear()
             if not self.step_rule.late and self.opens(place, count, length, total):
-                self.step(epoch)
+                self.step()
+            if batch is not None and schedule == "every, behind":
+                self.task.scheduler.step()
             if self.program.reset == "window end" and (place + 1) % k == 0:
                 self.clear()
 
@@ -140,19 +150,42 @@ class _Run:
             if each is not None:
                 loss = (each.sum(dim=1) / (targets != -100).sum(dim=1)).mean()
         top, bottom = self.scale_rule.weight(part)
-        (loss * top / bottom).backward()
+        self.backward_of(loss * top / bottom)
         self.since.append(batch)
         if self.scale_rule.each:
             self.multiply(self.scale_rule.each(part))
+        self.clip(", every")
 
-    def step(self, epoch: int) -> None:
+    def backward_of(self, loss: Tensor) -> None:
+        parameters = [each for each in self.task.model.parameters() if each.requires_grad]
+        held = [each.grad for each in parameters]
+        if not self.program.clip.endswith(", each gradient"):
+            loss.backward()
+            return
+        for parameter in parameters:
+            parameter.grad = None
+        loss.backward()
+        self.clip(", each gradient")
+        for parameter, gradient in zip(parameters, held, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def clip(self, when: str) -> None:
+        if self.program.clip == f"norm{when}":
+            clip_grad_norm_(self.task.model.parameters(), LIMIT)
+        elif self.program.clip == f"value{when}":
+            clip_grad_value_(self.task.model.parameters(), LIMIT)
+
+    def step(self) -> None:
         if self.program.reset == "before step":
             self.clear()
         if self.scale_rule.divide and self.since:
             samples, units = (sum(f(targets) for _, targets in self.since) for f in (len, _units))
             self.multiply(self.scale_rule.divide(Gathered(samples, units, len(self.since), self.shape)))
+        self.clip("")
         self.task.optimizer.step()
-        self.task.scheduler.step()
+        if self.program.schedule == "step":
+            self.task.scheduler.step()
         self.since = []
         if self.program.reset in ("after step", "epoch start too", "epoch's list"):
             self.clear()

@@ -243,6 +243,7 @@ class Diagnosis:
                 continue
             finding = Finding(law, slot=slot, rule=rule, kinds=named)
             found.append(self._cell(finding, shows, explanation.kinds[0], (here, there)))
+        found.sort(key=lambda f: size_order(f.sizes) if f.sizes else ())  # of two that break one law, the smaller case
         if not found:
             found.append(self._cell(Finding("unexplained", kinds=named), wrong, explanation.kinds[0]))
         return found

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import islice
 
 from accumcheck.numbers import EXACT, close, same
 from accumcheck.programs.rules import RIGHT, TABLES, Program, Rule, Shape, Step
-from accumcheck.programs.simulate import Structure, Units, matrix, ratio, structure, supports
+from accumcheck.programs.simulate import Structure, Units, ratio, structure, supports, updates
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ def _likeliest(candidates: Sequence[Program], cases: Sequence[Case], objective: 
     for found in _structures(candidates, cases):
         if best and len(found.wrong) > len(best.wrong):
             break  # candidates come with fewest wrong rules first
-        for program in _scaled(found, cases, objective, relative):
+        for program in _scaled(found, cases, objective):
             if best is None or program.cost < best.cost:
-                best = program
+                best = program if all(makes(program, case, relative) for case in cases) else best
     return best
 
 
@@ -117,28 +118,29 @@ def _gathers(program: Program, case: Case, limit: int) -> bool:
     found = _structure(program, case.shape)
     if not case.supports:
         return len(found.rows) >= len(case.rows) and not any(found.rows)
-    made = sum(map(bool, found.rows))
-    if made != len(case.supports) and (len(case.supports) != limit or made < limit):
+    if found.made != len(case.supports) and (len(case.supports) != limit or found.made < limit):
         return False
     made_of = supports(found, case.units) if case.units.orders else found.supports
     return made_of[:limit] == case.supports
 
 
-def _scaled(program: Program, cases: Sequence[Case], objective: str, relative: float) -> Iterator[Program]:
-    losses = TABLES["loss"] if objective == "token" else [RIGHT["loss"]]
+def _scaled(program: Program, cases: Sequence[Case], objective: str) -> Iterator[Program]:
+    """With every choice of weights; of nothing, all weights are the same."""
+    alive = any(case.supports for case in cases)
+    losses = TABLES["loss"] if objective == "token" and alive else [RIGHT["loss"]]
     ranks = TABLES["ranks"] if any(case.shape.ranks > 1 for case in cases) else [RIGHT["ranks"]]
     for loss in losses:
         for rank in ranks:
-            for scale in TABLES["scale"]:
-                each = replace(program, scale=scale, ranks=rank, loss=loss)
-                if all(makes(each, case, relative) for case in cases):
-                    yield each
+            for scale in TABLES["scale"] if alive else [RIGHT["scale"]]:
+                yield replace(program, scale=scale, ranks=rank, loss=loss)
 
 
 def makes(program: Program, case: Case, relative: float = EXACT) -> bool:
     """Whether a program makes a case's matrix; further updates than the case has are not looked at."""
-    found = matrix(program, _structure(program, case.shape), case.shape, case.units, ratio)
-    return same(found[: len(case.rows)], case.rows, relative)
+    made = updates(program, _structure(program, case.shape), case.shape, case.units, ratio)
+    # Row by row, as most programs that are tried make another first one.
+    rows = (row for full, row in made if full or not case.supports)
+    return all(same(list(islice(rows, 1)), [wanted], relative) for wanted in case.rows)
 
 
 def rates_go_by(program: Program, cases: Sequence[tuple[Case, Sequence[float]]], decay: float, first: float) -> str:
@@ -173,15 +175,15 @@ def _calls(program: Program, rule: str, shape: Shape) -> list[int]:
     found = _structure(program, shape)
     seen, steps, calls = 0, 0, []
     full = iter(found.rows if any(found.rows) else [(0,)] * len(found.rows))
-    last = 0
     for event in found.events:
         if event.kind == "add":
             seen += 1
-            last = found.visits[event.visits[0]].epoch
         elif event.kind == "step":
             if next(full):
                 calls.append(
-                    {"step": steps, "never": 0, "epoch": last, "every": seen, "every, behind": seen - 1}.get(rule, 0)
+                    {"step": steps, "never": 0, "epoch": event.epoch, "every": seen, "every, behind": seen - 1}.get(
+                        rule, 0
+                    )
                 )
             steps += 1
     return calls

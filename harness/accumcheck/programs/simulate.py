@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Number = TypeVar("Number", Fraction, float)
 Orders = tuple[tuple[int, ...], ...]  # the samples of each epoch, in the order in which they are drawn
 Base = Callable[[int], Ratio]  # the weight of a unit in its micro-batch's mean loss, given its sample's units
+Parts = dict[int, Sequence[tuple[Part, Base, list[int]]]]  # by visit, what each rank holds of it
 ADD, CLEAR, STEP = "add", "clear", "step"
 
 
@@ -41,6 +42,7 @@ class Event(NamedTuple):
 
     kind: str
     visits: tuple[int, ...] = ()
+    epoch: int = 0  # of a step
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Structure:
     def key(self) -> int:
         """Equal for structures that do the same."""
         return hash((self.visits, self.events))
+
+    @cached_property
+    def made(self) -> int:
+        """How many updates have any gradient."""
+        return sum(map(bool, self.rows))
 
     @cached_property
     def supports(self) -> list[frozenset[int]]:
@@ -91,7 +98,7 @@ def structure(visit: str, step: str, reset: str, shape: Shape) -> Structure:
     assert isinstance(gate, Step)
     streams = visit.startswith("stream")
     length = len(visits) if streams else shape.length
-    total = len(visits) if visit == "first epoch" else shape.length * shape.epochs
+    total = len(visits) if streams or visit == "first epoch" else shape.length * shape.epochs
     events: list[Event] = []
     rows: list[tuple[int, ...]] = []
     live: list[int] = []
@@ -103,11 +110,11 @@ def structure(visit: str, step: str, reset: str, shape: Shape) -> Structure:
             events.append(Event(CLEAR))
             live.clear()
 
-    def make_step() -> None:
+    def make_step(epoch: int) -> None:
         nonlocal samples
         if reset == "before step":
             clear()
-        events.append(Event(STEP, tuple(since)))
+        events.append(Event(STEP, tuple(since), epoch))
         rows.append(tuple(live))
         since.clear()
         samples = 0
@@ -121,8 +128,9 @@ def structure(visit: str, step: str, reset: str, shape: Shape) -> Structure:
             clear()
             if reset == "epoch's list":
                 since.clear()
+                samples = 0
         if gate.late and gate.gate(Now(place, count, len(since), samples, length, total, shape)):
-            make_step()
+            make_step(each.epoch)
         if reset == "every" or (reset == "window start" and place % shape.k == 0):
             clear()
         if each.spans:
@@ -133,7 +141,7 @@ def structure(visit: str, step: str, reset: str, shape: Shape) -> Structure:
         if reset == "after first" and place % shape.k == 0:
             clear()
         if not gate.late and gate.gate(Now(place, count, len(since), samples, length, total, shape)):
-            make_step()
+            make_step(each.epoch)
         if reset == "window end" and (place + 1) % shape.k == 0:
             clear()
     left = tuple(visit for visit in live if not any(visit in row for row in rows))
@@ -241,16 +249,30 @@ def matrix(
     clipper: Clipper | None = None,
 ) -> list[list[Number]]:
     """The weights of a structure; ``number`` makes one of two integers, and is ``ratio`` where there is a clipper."""
+    rows = list(updates(program, found, shape, units, number, clipper))
+    some = any(full for full, _ in rows)
+    return [row for full, row in rows if full or not some]
+
+
+def updates(
+    program: Program,
+    found: Structure,
+    shape: Shape,
+    units: Units,
+    number: Callable[[int, int], Number],
+    clipper: Clipper | None = None,
+) -> Iterator[tuple[bool, list[Number]]]:
+    """The rows of ``matrix`` one by one, each with whether any gradient went into it."""
     scale = TABLES["scale"][program.scale]
     assert isinstance(scale, Scale)
-    parts = [_parts(visit, program, shape, units) for visit in found.visits]
+    parts: Parts = {}
     values: dict[int, list[Number]] = {}
-    rows = []
     for event in found.events:
         if event.kind == CLEAR:
             values.clear()
         elif event.kind == ADD:
             (visit,) = event.visits
+            parts[visit] = _parts(found.visits[visit], program.ranks, program.loss, shape, units)
             values[visit] = [number(*scale.weight(part)) for part, *_ in parts[visit]]
             if clipper:
                 _clip(clipper, "norm, each gradient", {visit: values[visit]}, parts, units)
@@ -269,15 +291,10 @@ def matrix(
             row = _row(values, parts, units, number)
             if clipper:
                 row = [clipper.element(weight) for weight in row]  # type: ignore[arg-type,misc]
-            rows.append((bool(values), row))
-    if not any(full for full, _ in rows):
-        return [row for _, row in rows]
-    return [row for full, row in rows if full]
+            yield bool(values), row
 
 
-def _gathered(
-    visits: Sequence[int], parts: Sequence[Sequence[tuple[Part, Base, list[int]]]], program: Program, shape: Shape
-) -> list[Gathered]:
+def _gathered(visits: Sequence[int], parts: Parts, program: Program, shape: Shape) -> list[Gathered]:
     """What each rank has seen since the step before: of its own, or of all ranks where it counts these."""
     seen = [[(part.samples, part.units) for part, *_ in parts[visit]] for visit in visits]
     found = [(sum(each[r][0] for each in seen), sum(each[r][1] for each in seen)) for r in range(shape.ranks)]
@@ -288,7 +305,7 @@ def _gathered(
 
 def _row(
     values: dict[int, list[Number]],
-    parts: Sequence[Sequence[tuple[Part, Base, list[int]]]],
+    parts: Parts,
     units: Units,
     number: Callable[[int, int], Number],
 ) -> list[Number]:
@@ -305,7 +322,7 @@ def _clip(
     clipper: Clipper,
     moment: str,
     values: dict[int, list[Number]],
-    parts: Sequence[Sequence[tuple[Part, Base, list[int]]]],
+    parts: Parts,
     units: Units,
 ) -> None:
     if clipper.rule == moment and values:
@@ -317,7 +334,8 @@ def _multiply(values: dict[int, list[Number]], factor: Number) -> None:
         factors[:] = [factor * each for each in factors]
 
 
-def _parts(visit: Visit, program: Program, shape: Shape, units: Units) -> list[tuple[Part, Base, list[int]]]:
+@lru_cache(maxsize=1 << 15)
+def _parts(visit: Visit, rule: str, loss: str, shape: Shape, units: Units) -> Sequence[tuple[Part, Base, list[int]]]:
     """What each rank holds of a micro-batch: what its weight may depend on, the weight of a unit in its mean loss, and
     its samples. Ranks hold contiguous pieces, as even as possible."""
     samples = units.at(visit.spans)
@@ -326,7 +344,7 @@ def _parts(visit: Visit, program: Program, shape: Shape, units: Units) -> list[t
     found = []
     for rank in range(ranks):
         mine = _piece(samples, ranks, rank)
-        if program.ranks.startswith("global"):
+        if rule.startswith("global"):
             around = window
         else:
             around = [i for batch in _batches(window, shape) for i in _piece(batch, ranks, rank)]
@@ -335,20 +353,20 @@ def _parts(visit: Visit, program: Program, shape: Shape, units: Units) -> list[t
             len(mine), held, len(around), sum(units.units[i] for i in around), visit.window_count, visit.place,
             shape.length, shape,
         )  # fmt: skip
-        found.append((part, _base(program, len(mine), held, ranks), mine))
+        found.append((part, _base(rule, loss, len(mine), held, ranks), mine))
     return found
 
 
-def _base(program: Program, samples: int, held: int, ranks: int) -> Base:
+def _base(rule: str, loss: str, samples: int, held: int, ranks: int) -> Base:
     # Local means are averaged over ranks; global ones are multiplied with the world size for that, and so cancel it.
-    sums = program.ranks in ("global", "local, summed")
-    if program.ranks == "global, summed":
+    sums = rule in ("global", "local, summed")
+    if rule == "global, summed":
         top, bottom = ranks, 1
-    elif program.ranks == "local, averaged":
+    elif rule == "local, averaged":
         top, bottom = 1, ranks * ranks
     else:
         top, bottom = 1, 1 if sums or ranks == 1 else ranks
-    if program.loss == "mean":
+    if loss == "mean":
         return lambda _: (top, bottom * held)
     return lambda own: (top, bottom * samples * own)
 
