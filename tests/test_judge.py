@@ -114,6 +114,23 @@ def test_what_was_not_seen_is_not_judged(loop, reason):
     assert reason in outcome.reasons[0]
 
 
+def contrasts_samples(task):
+    for _ in range(task.epochs):
+        for window in windows(task.loader, task.accumulation_steps):
+            for inputs, _ in window:
+                outputs = task.model(inputs)
+                similar = outputs @ outputs.T
+                (torch.logsumexp(similar, dim=1) - similar.diagonal()).mean().div(len(window)).backward()
+            task.optimizer.step()
+            task.optimizer.zero_grad()
+            task.scheduler.step()
+
+
+def test_where_gradients_are_zero_at_zero_others_are_read():
+    outcome = judge_exactly(contrasts_samples)
+    assert [f.id for f in outcome.findings] == ["batch-coupled"]
+
+
 def test_signs_of_gradients_are_no_weights():
     def signs(task):
         for _ in range(task.epochs):

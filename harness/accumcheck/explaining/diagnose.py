@@ -46,6 +46,8 @@ class Diagnosis:
         """The broken laws, root causes first; none if the loop is equivalent wherever it was probed."""
         if found := self._coupled():
             return [found]
+        if self._only_elsewhere and (found_elsewhere := self._elsewhere()):
+            return found_elsewhere
         found_here = [*self._order(), *self._kinds(), *self._weights(), *self._settings(), *self._clipping()]
         if not found_here:
             found_here += self._elsewhere()
@@ -54,6 +56,13 @@ class Diagnosis:
         if not found_here and (wrong := [e for e in self.evidence if not e.equals(self.reference)]):
             found_here = [Finding("unexplained", wrong[0].sizes)]  # what no detector has a name for is no equivalence
         return by_severity(found_here)
+
+    @property
+    def _only_elsewhere(self) -> bool:
+        """Whether gradients are zero wherever parameters are, so that weights cannot be read there."""
+        pairs = [e.small for e in self.evidence]
+        read = any(any(row) for p in pairs for r in (p.ours, p.own) if r for m in r.matrices.values() for row in m)
+        return not read and self.other is not None and any(g.any() for g in self.other.ours.gradients.values())
 
     @property
     def is_own(self) -> bool:

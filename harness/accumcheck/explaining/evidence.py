@@ -213,9 +213,9 @@ def consistent(reading: Reading, relative: float = EXACT) -> bool:
 
 def directions(gradients: torch.Tensor, samples: int) -> torch.Tensor:
     """The first gradient that each sample gets, at length 1; from (updates, elements)."""
+    if not len(gradients):
+        return gradients.new_zeros(samples, gradients.shape[1] // samples)
     blocks = gradients.view(len(gradients), samples, -1)
-    if not len(blocks):
-        return blocks.new_zeros(samples, blocks.shape[-1])
     norms = blocks.norm(dim=2)
     first = (norms > 0).double().argmax(dim=0)
     each = torch.arange(samples)

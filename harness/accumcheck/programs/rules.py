@@ -200,6 +200,7 @@ VISITS = (
     Rule("stream, whole windows", f"{STREAM}; for _ in range(epochs * (len(loader) // k)): ...", "carried-tail"),
     Rule("stream of samples", "rows = [i % n for i in range(start, start + b)]", "carried-tail"),
 )
+LEAST_ONE = {"k - 1": "max(k - 1, 1)", "k // 2": "max(k // 2, 1)", "(k - 1)": "max(k - 1, 1)"}
 FLUSH = " or i + 1 == len(loader)"
 
 
@@ -250,7 +251,7 @@ def _gates() -> Iterable[Step]:
     yield Step(
         "late",
         "if i and i % k == 0: step()  # before backward()",
-        "dropped-tail",
+        carried,
         late=True,
         gate=lambda now: now.i > 0 and now.i % now.shape.k == 0,
     )
@@ -282,7 +283,7 @@ def _gates() -> Iterable[Step]:
     )
     yield Step(
         "k, then k + 1",
-        "if since == k: since = 0; continue  # counted from 1 at first, then from 0",
+        f"if since == k{FLUSH}:  # since is counted from 1 at first, then from 0",
         wrong,
         gate=lambda now: end(now) or (now.since == now.shape.k + (now.i >= now.shape.k)),
         rare=True,
@@ -318,7 +319,7 @@ def _gates() -> Iterable[Step]:
         *((str(m), lambda _, m=m: m) for m in (2, 3, 4, 5, 6, 8, 10, 16, 32, 64)),
     ]
     for name, length in lengths:
-        code = f"({name})" if " " in name else name
+        code = LEAST_ONE.get(name, f"({name})" if " " in name else name)
         yield Step(
             f"{name} or end", f"if (i + 1) % {code} == 0{FLUSH}:", wrong, gate=either(index(length), end), rare=True
         )
@@ -501,14 +502,15 @@ def _scales() -> Iterable[Scale]:  # noqa: PLR0915 - a table
         *((str(m), lambda _, m=m: m) for m in (2, 3, 4, 5, 6, 8, 10, 16, 32, 64)),
     ]
     for name, number in numbers:
-        yield Scale(f"1/{name}", f"{mean} / {name}", wrong, "1/count", weight=per(number))
+        code = LEAST_ONE.get(name, name)
+        yield Scale(f"1/{name}", f"{mean} / {code}", wrong, "1/count", weight=per(number))
         yield Scale(
-            f"share/{name}", f"{mean} * units / units_in_window / {name}", wrong, weight=times(share, per(number))
+            f"share/{name}", f"{mean} * units / units_in_window / {code}", wrong, weight=times(share, per(number))
         )
         yield Scale(
-            f"1/count/{name}", f"{mean} / len(window) / {name}", wrong, "1/count", weight=times(count, per(number))
+            f"1/count/{name}", f"{mean} / len(window) / {code}", wrong, "1/count", weight=times(count, per(number))
         )
-        yield Scale(f"1/k/{name}", f"{mean} / k / {name}", wrong, "1/k", weight=times(per(by_k), per(number)))
+        yield Scale(f"1/k/{name}", f"{mean} / k / {code}", wrong, "1/k", weight=times(per(by_k), per(number)))
     partial = "clipped-per-micro-batch"
     yield Scale("each /count", f"{mean}; grad /= len(window)  # at every micro-batch", partial, "1/count", each=count)
     yield Scale("each /k", f"{mean}; grad /= k  # at every micro-batch", partial, "1/k", each=per(by_k))

@@ -273,7 +273,7 @@ def updates(
         elif event.kind == ADD:
             (visit,) = event.visits
             parts[visit] = _parts(found.visits[visit], program.ranks, program.loss, shape, units)
-            values[visit] = [number(*scale.weight(part)) for part, *_ in parts[visit]]
+            values[visit] = [number(*scale.weight(part)) if part.units else number(0, 1) for part, *_ in parts[visit]]
             if clipper:
                 _clip(clipper, "norm, each gradient", {visit: values[visit]}, parts, units)
             if scale.each:
