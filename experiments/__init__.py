@@ -11,10 +11,10 @@ holds what its claim alone needs, and ``lab`` holds what several claims need; no
 """
 
 NAMES = (
-    *("error_by_step", "ragged_lengths", "drift", "tolerance", "scale", "probe_cost", "frameworks", "architectures"),
-    *("contributions", "tail_weight", "tokens"),
+    *("error_by_step", "ragged_lengths", "drift", "tolerance", "scale", "probe_cost", "round_trip", "frameworks"),
+    *("architectures", "contributions", "tail_weight", "tokens"),
     *("learning_rate", "smoothness"),
     *("book", "batch_norm"),
     *("memory", "precision"),
 )
-SLOW = ("probe_cost",)  # minutes: made when named, or with --full
+SLOW = ("probe_cost", "round_trip")  # minutes: made when named, or with --full
