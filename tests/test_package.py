@@ -27,15 +27,16 @@ BELOW = {
     "probing": {"task", "numbers", "watching"},
     "explaining": {"task", "numbers", "programs", "watching", "probing"},
     "ranks": {"task", "numbers", "programs", "watching", "probing", "explaining"},
+    "scripts": {"task", "numbers", "programs", "watching", "explaining", "failure", "figures"},
     "training": {"task", "watching"},
-    "text": {"task", "programs", "probing", "explaining", "training"},
+    "text": {"task", "programs", "probing", "explaining", "training", "scripts"},
     "report": {"task", "programs", "explaining", "training", "text"},
-    "figures": {"task", "numbers", "probing", "explaining"},
+    "figures": {"task", "numbers", "probing", "explaining", "scripts"},
     "corpus": {"task", "programs", "watching", "training"},
     "adapters": {"task", "numbers", "programs", "watching", "probing", "explaining"},
     "strategies": {"task", "training", "corpus"},
 }
-ON_TOP = {"__init__", "__main__", "check", "cli", "isolated", "worker", "failure", "plugin"}
+ON_TOP = {"__init__", "__main__", "auditing", "check", "cli", "isolated", "worker", "failure", "plugin"}
 
 
 def unwelcome(name, path):

@@ -2,8 +2,9 @@
 
 import json
 import re
+from dataclasses import replace
 
-from accumcheck import check_equivalence
+from accumcheck import audit, check_equivalence, text
 from accumcheck.programs.laws import LAWS
 
 from experiments.lab.notebook import fill
@@ -16,11 +17,11 @@ NUMBERS = ["{{ tolerance.safety | .0f }} times", "{{ tolerance.cases | , }} rand
 
 def test_the_examples_say_what_the_text_shows():
     wrong, right, last = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
-    shown = re.findall(r"```text\n(.*?)\s*(?:…\n)?```", TEXT, flags=re.S)
-    for code, text in zip((wrong, right), shown, strict=True):
+    _, *shown = re.findall(r"```text\n(.*?)\s*(?:…\n)?```", TEXT, flags=re.S)
+    for code, said in zip((wrong, right), shown, strict=True):
         names = {}
         exec(code, names)
-        assert str(check_equivalence(names["train"])).startswith(text)
+        assert str(check_equivalence(names["train"])).startswith(said)
     exec(last, names)
 
 
@@ -38,3 +39,10 @@ def test_numbers_are_those_of_the_results():
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", TEXT):
         assert (ROOT / target).exists(), target
+
+
+def test_the_report_on_a_script_is_as_shown():
+    shown = re.search(r"```text\n(train.py .*?)\s*…\n```", TEXT, flags=re.S)[1]
+    report = audit(str(ROOT / "tests/scripts/known/published_fix.py"))
+    lines = text.script_lines("train.py", replace(report.judgement, source="argument grad_accum"), None)
+    assert "\n".join(lines).startswith(shown)

@@ -1,6 +1,7 @@
 """accumcheck: does a training loop with gradient accumulation train as one with a batch k times as large does?
 
-``check_equivalence(train)`` judges a loop; ``compare(case, train, ...)`` measures loops on one problem of choice.
+``audit(script, arguments)`` judges a run of a script, ``check_equivalence(train)`` a loop at all sizes;
+``compare(case, train, ...)`` measures loops on one problem of choice.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accumcheck.auditing import audit
     from accumcheck.check import check_equivalence, check_replicas, compare
     from accumcheck.explaining.finding import Finding
     from accumcheck.report import Report
@@ -23,12 +25,14 @@ __all__ = [
     "Report",
     "Sizes",
     "Task",
+    "audit",
     "check_equivalence",
     "check_replicas",
     "compare",
 ]
 __version__ = "0.1.0"
 _HOMES = {
+    "auditing": ("audit",),
     "check": ("check_equivalence", "check_replicas", "compare"),
     "explaining.finding": ("Finding",),
     "training.problem": ("Case", "Problem"),

@@ -68,7 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
-    options = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["run"]:
+        return _audit(words[1:])
+    cut = words.index("--") if words[:1] == ["compare"] and "--" in words else len(words)
+    options = parser.parse_args(words[:cut])
+    if options.command == "compare":
+        from accumcheck.scripts import compare  # noqa: PLC0415 - not for those who judge a loop
+
+        return STATUS[compare.main(options, words[cut:])]
     if options.command == "init":
         return _init(Path(options.file), options.loop)
     if options.command == "frameworks":
@@ -78,6 +86,66 @@ def _run(arguments: Sequence[str] | None) -> int:
     if options.ranks is not None and options.device != "cpu":
         parser.error(f"--ranks runs on the CPU, got --device {options.device}")
     return _check(options)
+
+
+def _audit(words: list[str]) -> int:
+    """Run a script under observation; the script's own arguments are left alone."""
+    from accumcheck.scripts.launch import run  # noqa: PLC0415 - not for those who judge a loop
+
+    options = _run_parser().parse_args(words)
+    if not options.script:
+        _run_parser().error("there is no script to run: accumcheck run SCRIPT [ARGUMENTS]")
+    script, *rest = options.script
+    asked = {
+        name: getattr(options, name)
+        for name in ("accumulation_steps", "objective", "samples", "updates", "module", "figure")
+    }
+    result = run(script, rest, asked)
+    if options.json:
+        print(json.dumps(result["object"], allow_nan=False))
+    if options.report:
+        Path(options.report).write_text(result["text"] + "\n")
+    elif not options.json:
+        print(result["text"], file=sys.stderr)
+    return STATUS[result["object"]["verdict"]]
+
+
+def _run_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="accumcheck run",
+        usage="accumcheck run [OPTIONS] SCRIPT [ARGUMENTS]",
+        description="Run a training script as it is, and judge the updates that it makes. "
+        "Options come before the script.",
+    )
+    parser.add_argument(
+        "-k",
+        dest="accumulation_steps",
+        type=_count,
+        metavar="K",
+        help="the accumulation steps, where the script's own setting is not found",
+    )
+    parser.add_argument(
+        "--objective", choices=("sample", "token"), help="what the loss averages over, where it is not clear"
+    )
+    parser.add_argument("--samples", type=_count, metavar="N", help="let data sets have their first N samples only")
+    parser.add_argument("--updates", type=_count, metavar="N", help="end the script after N updates")
+    parser.add_argument("--json", action="store_true", help="print one object behind what the script prints")
+    parser.add_argument(
+        "--report", type=_writable, metavar="FILE", help="write the report there, not to standard error"
+    )
+    parser.add_argument(
+        "--figure", type=_figure, metavar="FILE", help="draw the windows around what is wrong as .svg or .png"
+    )
+    parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is a module, as for python -m")
+    parser.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGUMENTS]", help=argparse.SUPPRESS)
+    return parser
+
+
+def _writable(text: str) -> str:
+    path = Path(text)
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no directory {str(path.parent)!r} for the report {path.name}")
+    return str(path.absolute())
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -279,6 +347,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"accumcheck {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", help="run a training script as it is, and judge its updates", add_help=False)
     check = commands.add_parser("check", help="judge one loop, or several", description=main.__doc__)
     check.add_argument("loops", nargs="+", metavar="LOOP", help=LOOP)
     check.add_argument(
@@ -300,6 +369,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help=f"for one run of the loop; a check makes many (default {TIME_LIMIT:g})",
     )
+    compare = commands.add_parser(
+        "compare",
+        help="two runs of a script, update by update",
+        usage="accumcheck compare [OPTIONS] -- python SCRIPT [ARGUMENTS] -- python SCRIPT [ARGUMENTS]",
+        description="Four runs: the first command three times, as two measure the noise. What they write is written.",
+    )
+    compare.add_argument("--free", action="store_true", help="let parameters drift, do not put them back at each step")
+    compare.add_argument("--keep-dropout", action="store_true", help="leave dropout on")
+    compare.add_argument("--updates", type=_count, metavar="N", help="end each run after N updates")
+    compare.add_argument("--json", action="store_true", help="print one object, and nothing else")
+    compare.add_argument("--figure", type=_figure, metavar="FILE", help="write the errors by update as .svg or .png")
     init = commands.add_parser("init", help="write a test file for your loop, which is yours from then on")
     init.add_argument("file", metavar="FILE", help="for example test_equivalence.py")
     init.add_argument("--loop", default="my_loop:train", help=LOOP)
@@ -325,6 +405,12 @@ def _seconds(text: str) -> float:
     except ValueError:
         raise argparse.ArgumentTypeError(f"a time limit is a number of seconds above 0, got {text!r}") from None
     return seconds
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _ranks(text: str) -> int:

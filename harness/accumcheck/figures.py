@@ -11,6 +11,7 @@ from typing import Any
 from accumcheck.explaining.evidence import Evidence, Pair, Reference
 from accumcheck.numbers import close, exact, same
 from accumcheck.probing.reading import Row
+from accumcheck.scripts.explain import Judgement
 from accumcheck.task import Sizes
 
 INK, WRONG, EDGE = "#222222", "#D55E00", "#888888"
@@ -128,3 +129,43 @@ def _matplotlib(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError("figures need matplotlib, which is not installed: pip install matplotlib") from error
+
+
+def draw_script(judged: Judgement, title: str) -> Any:
+    """The windows of a script's run around the first wrong update, in micro-batches; None if there is no table."""
+    shown = next((e for e in judged.optimizers if e.findings and e.tables), None) or next(
+        (e for e in judged.optimizers if e.tables), None
+    )
+    if shown is None:
+        return None
+    table = shown.tables[0]
+    step = next((f.step for f in shown.findings if f.step is not None), 0)
+    first = max(0, step - 1)
+    windows = table.windows()[first : first + 3]
+    rows = [dict(row) for row in table.rows if row][first : first + 3]
+    base = table.base or 1.0
+    places = sorted({m for each in [*windows, *rows] for m in each})
+    if not places:
+        return None
+    spanned = list(range(places[0], places[-1] + 1))[: 4 * LARGEST_TEXT]
+    near = abs(abs(base) - 1) > 1e-3 and not any(close(abs(base), f, 1e-3) for f in (table.k, 1 / table.k))
+    ours = [[row.get(m, 0.0) / (base if near else 1.0) for m in spanned] for row in rows]
+    due = [[table.share(window).get(m, 0.0) for m in spanned] for window in windows]
+    ours, due = [[round(w, 5) for w in row] for row in ours], [[round(w, 5) for w in row] for row in due]
+    figures = _matplotlib("matplotlib.figure")
+    steps = max(len(ours), len(due))
+    figure = figures.Figure(
+        figsize=(2 * max(2.6, len(spanned) * 0.55) + 1.6, max(1.3, steps * 0.5) + 1.6), layout="constrained"
+    )
+    axes = figure.subplots(1, 2, squeeze=False)[0]
+    largest = max([abs(w) for row in [*ours, *due] for w in row], default=1.0) or 1.0
+    for axis, matrix, name in ((axes[0], ours, "the script"), (axes[1], due, "full-batch training")):
+        heat_map(axis, matrix, due if matrix is ours else matrix, len(spanned), steps=steps, darkest=largest * 1.6)
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("micro-batch (epoch:place)")
+        ticks = range(0, len(spanned), 1 if len(spanned) <= 8 else 4)
+        axis.set_xticks(ticks, [f"{table.micros[spanned[t]].epoch}:{table.micros[spanned[t]].place}" for t in ticks])
+        axis.set_yticks(range(steps), [str(first + each) for each in range(steps)])
+    axes[0].set_ylabel("update")
+    figure.suptitle(f"{title}\nfactor before each micro-batch's mean loss, k = {table.k}", fontsize=11)
+    return figure

@@ -4,7 +4,13 @@
     def test_equivalence(accumcheck_report):
         assert accumcheck_report, str(accumcheck_report)
 
-makes ``test_equivalence[train-sample]`` and so on. It imports nothing heavy until such a test runs.
+makes ``test_equivalence[train-sample]`` and so on. A whole script is run as it is:
+
+    def test_training(accumcheck_run):
+        report = accumcheck_run("train.py", "--grad-accum", "4", samples=31)
+        assert report, str(report)
+
+It imports nothing heavy until such a test runs.
 """
 
 from __future__ import annotations
@@ -86,3 +92,38 @@ def accumcheck_report(request: pytest.FixtureRequest) -> Any:
     except LoopError as error:
         failure = str(error)
     pytest.fail(failure, pytrace=False)  # outside of the handler, which would show the loop's whole traceback
+
+
+class Run:
+    """The report on one run of a script; true only if it is equivalent. ``object`` is its JSON form."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        self.object: dict[str, Any] = result["object"]
+        self._text: str = result["text"]
+
+    def __bool__(self) -> bool:
+        return bool(self.object["verdict"] == "equivalent")
+
+    def __str__(self) -> str:
+        return self._text
+
+
+@pytest.fixture
+def accumcheck_run() -> Any:
+    """Runs a script in a process of its own: ``accumcheck_run(script, *arguments, **options)`` returns its report.
+
+    The options are those of ``accumcheck.audit``; a script that fails fails the test.
+    """
+    from accumcheck.scripts.launch import run  # noqa: PLC0415 - silent, and free, until used
+
+    known = ("module", "accumulation_steps", "objective", "samples", "updates")
+
+    def run_script(script: str, *arguments: str, **options: Any) -> Run:
+        if unknown := sorted(set(options) - set(known)):
+            raise pytest.UsageError(f"accumcheck_run has no option {unknown[0]!r}: choose from {', '.join(known)}")
+        found = Run(run(script, arguments, {**dict.fromkeys(known), "figure": None, **options}))
+        if found.object["verdict"] == "error":
+            pytest.fail(str(found), pytrace=False)
+        return found
+
+    return run_script

@@ -13,6 +13,7 @@ from accumcheck.probing.model import MATRIX, SHARED, VECTOR
 from accumcheck.programs.laws import LAWS, SHARE, runs
 from accumcheck.programs.rules import RIGHT, SLOTS, Program, Shape
 from accumcheck.programs.simulate import CONVENTIONS
+from accumcheck.scripts.explain import Judgement
 from accumcheck.training.tolerance import SMALLEST_BUG, Comparison
 
 if TYPE_CHECKING:
@@ -342,3 +343,67 @@ def _window(comparison: Comparison, step: int) -> str:
         return "after the last window"
     epoch = step // (len(lengths) // comparison.case.sizes.epochs)
     return f"epoch {epoch}, window of {lengths[step]} sample{'s' * (lengths[step] != 1)}"
+
+
+# Whole scripts
+
+
+def script_message(finding: Finding) -> str:
+    """A finding in a run of a script, in one paragraph."""
+    return " ".join(part for part in (WRONG[finding.id], _seen_in_script(finding)) if part)
+
+
+def _seen_in_script(finding: Finding) -> str:
+    if "text" in finding.facts:
+        seen = str(finding.facts["text"])
+        return f"{seen[:1].upper()}{seen[1:]}."
+    if finding.weight is None or finding.due is None:
+        return ""
+    ours, due = _shown(finding.weight, finding.due)
+    at = f"In update {finding.step}, the mean loss of micro-batch {finding.samples[0]} of epoch {finding.epoch}"
+    return f"{at} is multiplied by {ours}, it should be by {due}."
+
+
+def script_lines(script: str, judged: Judgement, failure: str | None) -> list[str]:
+    """The report on one run of a script."""
+    lines: list[str] = []
+    if failure:
+        lines += _wrapped(f"accumcheck: {script}: {failure}.", "")
+        if not judged.optimizers:
+            return lines
+        lines.append("What was seen until then:")
+    updates = sum(each.updates for each in judged.optimizers)
+    head = {
+        "equivalent": f"{script}: the weights are those of full-batch training, in all {updates} updates.",
+        "diverges": f"{script} diverges from full-batch training.",
+        "inconclusive": f"{script} cannot be judged.",
+    }[judged.verdict]
+    lines += _wrapped(head, "")
+    lines += _wrapped(f"{judged.k} accumulation steps ({judged.source}).", "  ")
+    for each in judged.optimizers:
+        if len(judged.optimizers) > 1:
+            lines.append(f"  {each.name}: {says(each.verdict)} ({each.updates} updates).")
+        for finding in each.findings:
+            lines += ["", *_wrapped(f"{finding.id}: {WRONG[finding.id]}", "  ")]
+            lines += _wrapped(_seen_in_script(finding), "    ")
+            lines += _wrapped(f"Fix: {LAWS[finding.id].fix}", "    ")
+            if thread := LAWS[finding.id].thread:
+                lines.append(f"    The same elsewhere: {thread}")
+        if each.program is not None and each.findings:
+            lines += ["", "  In this run the script does just this:"]
+            lines += [
+                f"    {slot}: {each.program.rule(slot).code}"
+                for slot in SLOTS
+                if getattr(each.program, slot) != RIGHT[slot]
+            ]
+    for what, each_of in (
+        ("Not judged", judged.reasons), ("Taken for granted", judged.premises), ("Not seen in this run", judged.unseen),
+    ):  # fmt: skip
+        if each_of:
+            lines += ["", f"  {what}:"]
+            for each_line in each_of:
+                lines += textwrap.wrap(
+                    each_line, WIDTH, initial_indent="    - ", subsequent_indent="      ", break_long_words=False,
+                    break_on_hyphens=False,
+                )  # fmt: skip
+    return lines

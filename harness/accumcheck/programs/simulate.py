@@ -263,44 +263,66 @@ def updates(
     clipper: Clipper | None = None,
 ) -> Iterator[tuple[bool, list[Number]]]:
     """The rows of ``matrix`` one by one, each with whether any gradient went into it."""
+    parts: Parts = {}
+
+    def held(visit: int) -> Sequence[Part]:
+        parts[visit] = _parts(found.visits[visit], program.ranks, program.loss, shape, units)
+        return [part for part, *_ in parts[visit]]
+
+    def touch(moment: str, values: dict[int, list[Number]]) -> None:
+        if clipper:
+            _clip(clipper, moment, values, parts, units)
+
+    for values in gradients(program, found, held, shape, number, touch):
+        row = _row(values, parts, units, number)
+        if clipper:
+            row = [clipper.element(weight) for weight in row]  # type: ignore[arg-type,misc]
+        yield bool(values), row
+
+
+def gradients(
+    program: Program,
+    found: Structure,
+    held: Callable[[int], Sequence[Part]],
+    shape: Shape,
+    number: Callable[[int, int], Number],
+    touch: Callable[[str, dict[int, list[Number]]], None] = lambda moment, values: None,
+) -> Iterator[dict[int, list[Number]]]:
+    """For each step, the visits in its gradient with the factors of their mean losses, on each rank.
+
+    ``held`` says what each rank holds of a visit; ``touch`` may change factors where a loop may clip.
+    """
     scale = TABLES["scale"][program.scale]
     assert isinstance(scale, Scale)
-    parts: Parts = {}
+    known: dict[int, Sequence[Part]] = {}
     values: dict[int, list[Number]] = {}
     for event in found.events:
         if event.kind == CLEAR:
             values.clear()
         elif event.kind == ADD:
             (visit,) = event.visits
-            parts[visit] = _parts(found.visits[visit], program.ranks, program.loss, shape, units)
-            values[visit] = [number(*scale.weight(part)) if part.units else number(0, 1) for part, *_ in parts[visit]]
-            if clipper:
-                _clip(clipper, "norm, each gradient", {visit: values[visit]}, parts, units)
+            known[visit] = held(visit)
+            values[visit] = [number(*scale.weight(part)) if part.units else number(0, 1) for part in known[visit]]
+            touch("norm, each gradient", {visit: values[visit]})
             if scale.each:
-                _multiply(values, number(*scale.each(parts[visit][0][0])))
-            if clipper:
-                _clip(clipper, "norm, every", values, parts, units)
+                _multiply(values, number(*scale.each(known[visit][0])))
+            touch("norm, every", values)
         else:
             if scale.divide and values:
-                held = _gathered(event.visits, parts, program, shape)
+                gathered = _gathered([known[visit] for visit in event.visits], program, shape)
                 # Before the loop has seen anything anew, there is nothing that it could divide by.
-                divisors = [number(*scale.divide(each)) if each.units else number(1, 1) for each in held]
+                divisors = [number(*scale.divide(each)) if each.units else number(1, 1) for each in gathered]
                 values = {v: [a * b for a, b in zip(each, divisors, strict=True)] for v, each in values.items()}
-            if clipper:
-                _clip(clipper, "norm", values, parts, units)
-            row = _row(values, parts, units, number)
-            if clipper:
-                row = [clipper.element(weight) for weight in row]  # type: ignore[arg-type,misc]
-            yield bool(values), row
+            touch("norm", values)
+            yield values
 
 
-def _gathered(visits: Sequence[int], parts: Parts, program: Program, shape: Shape) -> list[Gathered]:
+def _gathered(parts: Sequence[Sequence[Part]], program: Program, shape: Shape) -> list[Gathered]:
     """What each rank has seen since the step before: of its own, or of all ranks where it counts these."""
-    seen = [[(part.samples, part.units) for part, *_ in parts[visit]] for visit in visits]
-    found = [(sum(each[r][0] for each in seen), sum(each[r][1] for each in seen)) for r in range(shape.ranks)]
+    found = [(sum(each[r].samples for each in parts), sum(each[r].units for each in parts)) for r in range(shape.ranks)]
     if program.ranks.startswith("global"):
         found = [(sum(samples for samples, _ in found), sum(units for _, units in found))] * shape.ranks
-    return [Gathered(samples, units, len(visits), shape) for samples, units in found]
+    return [Gathered(samples, units, len(parts), shape) for samples, units in found]
 
 
 def _row(

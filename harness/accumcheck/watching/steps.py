@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
@@ -16,6 +16,13 @@ from torch.optim.optimizer import (
 )
 
 Tensors = dict[str, Tensor]
+
+
+class HasParameters(Protocol):
+    """A model, or whatever knows the parameters to be watched."""
+
+    def named_parameters(self) -> Iterator[tuple[str, Any]]:
+        """All of them, by unique names."""
 
 
 @dataclass
@@ -84,7 +91,7 @@ def _numbers(group: dict[str, Any], known: dict[str, Any]) -> Iterator[tuple[str
 
 @contextmanager
 def watch(
-    model: nn.Module,
+    model: HasParameters,
     before: Callable[[Update], object],
     after: Callable[[Update], object],
     stranger: Callable[[Optimizer], object] | None = None,

@@ -1,0 +1,159 @@
+"""A whole script, as it is: ``audit("train.py", ["--grad-accum", "4"])`` runs it and judges the run that it made.
+
+The script runs in this process, once, with its own model and data; nothing that it computes is changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accumcheck import text
+from accumcheck.report import finding_as_dict, versions
+from accumcheck.scripts.execute import execute
+from accumcheck.scripts.explain import ENDED, Judgement, judge
+from accumcheck.scripts.hints import named
+from accumcheck.scripts.watch import Observer, note_hints, observing
+from accumcheck.task import OBJECTIVES, Objective
+
+
+@dataclass(frozen=True)
+class ScriptReport:
+    """The verdict on one run of a script; true only if all its weights are those of full-batch training.
+
+    ``error`` says how the script failed, if it did; then ``judgement`` is of what was seen until then.
+    """
+
+    script: str
+    judgement: Judgement
+    error: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.verdict == "equivalent"
+
+    @property
+    def verdict(self) -> str:
+        """``equivalent``, ``diverges``, ``inconclusive``, or ``error`` where the script failed or did not train."""
+        return "error" if self.failure else self.judgement.verdict
+
+    @property
+    def failure(self) -> str | None:
+        """Why there is no verdict."""
+        if self.error:
+            return f"the script failed: {self.error}"
+        return None if self.judgement.optimizers else self.judgement.nothing
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        judged = self.judgement
+        findings = [finding_as_dict(f) | {"message": text.script_message(f)} for f in judged.findings]
+        program = next((each.program for each in judged.optimizers if each.program), None)
+        return {
+            "loop": self.script,
+            "verdict": self.verdict,
+            "objectives": {},
+            "findings": findings,
+            "program": program and program.as_dict(),
+            "counterexample": None,
+            "error": self.failure,
+            "versions": versions(),
+            "run": {
+                "accumulation_steps": judged.k,
+                "accumulation_steps_from": judged.source,
+                "optimizers": [
+                    {"name": each.name, "verdict": each.verdict, "updates": each.updates} for each in judged.optimizers
+                ],
+                "not_judged": judged.reasons,
+                "taken_for_granted": judged.premises,
+                "not_seen": judged.unseen,
+            },
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(text.script_lines(self.script, self.judgement, self.failure))
+
+
+def audit(
+    script: str,
+    arguments: Sequence[str] = (),
+    *,
+    module: bool = False,
+    accumulation_steps: int | None = None,
+    objective: Objective | None = None,
+    samples: int | None = None,
+    updates: int | None = None,
+) -> ScriptReport:
+    """Run a script in this process and judge the run.
+
+    ``accumulation_steps`` is told where the script's own setting for it is not found; ``objective`` (``"sample"`` or
+    ``"token"``) where it is not clear what the loss averages over. ``samples`` shortens data sets of known length, so
+    that a tail shows soon; ``updates`` ends the script after so many.
+
+    Raises ValueError for arguments that make no sense. A script that fails gives a report that says so.
+    """
+    if objective not in (None, *OBJECTIVES):
+        raise ValueError(f"objective must be 'sample' or 'token', got {objective!r}")
+    for name, value in (("accumulation_steps", accumulation_steps), ("samples", samples), ("updates", updates)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if not module and not os.path.isfile(script):
+        raise ValueError(f"there is no script {script!r}")
+    observer = Observer(limit=updates)
+    error = _run(observer, script, arguments, module=module, samples=samples)
+    return ScriptReport(" ".join([script, *arguments]), judge(observer.log, accumulation_steps, objective), error)
+
+
+def _run(observer: Observer, script: str, arguments: Sequence[str], *, module: bool, samples: int | None) -> str | None:
+    with observing(observer, samples):
+        error, names = execute(script, arguments, module=module)
+    note_hints(observer.log, named(names, "variable"))
+    return error
+
+
+def main() -> None:
+    """Audit what the first argument asks for, and write the report to a file: the other end of ``scripts.launch``."""
+    request = json.loads(sys.argv[1])
+    process = os.getpid()
+    observer = Observer(limit=request["updates"])
+
+    def report(error: str | None) -> None:
+        found = ScriptReport(
+            request["name"], judge(observer.log, request["accumulation_steps"], request["objective"]), error
+        )
+        if os.getpid() != process:
+            return  # a process that the script has forked
+        if request["figure"] and found.judgement.optimizers:
+            from accumcheck.figures import draw_script, save  # noqa: PLC0415 - needs matplotlib
+
+            if (figure := draw_script(found.judgement, found.script)) is not None:
+                save(figure, request["figure"])
+        path = Path(request["result"])
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({"object": found.as_dict(), "text": str(found)}))
+        partial.replace(path)
+
+    tries = 0
+
+    def enough() -> None:
+        nonlocal tries
+        tries += 1
+        observer.log.facts[ENDED] = 1
+        if tries > 3:  # the script goes on, whatever is raised
+            report(None)
+            sys.stdout.flush()
+            os._exit(0)
+
+    observer.enough = enough
+    error = _run(
+        observer, request["script"], request["arguments"], module=request["module"], samples=request["samples"]
+    )
+    report(error)
+    sys.stdout.flush()
+    if threading.active_count() > 1 or os.getpid() != process:
+        os._exit(0)  # threads that the script has left behind would keep the process

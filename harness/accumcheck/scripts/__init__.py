@@ -1,0 +1,1 @@
+"""Whole scripts: one run that is watched, or two that are compared."""

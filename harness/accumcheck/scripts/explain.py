@@ -1,0 +1,645 @@
+"""From what was seen of a run to a verdict: for each optimizer and each term of its loss, the program that it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from statistics import median
+
+from accumcheck.explaining.diagnose import broken
+from accumcheck.explaining.finding import Finding, by_severity
+from accumcheck.explaining.fit import skeletons
+from accumcheck.numbers import close, exact
+from accumcheck.programs.rules import TABLES, Program, Shape
+from accumcheck.programs.simulate import Structure, gradients, ratio, structure
+from accumcheck.scripts.log import Log, Pass, Update
+from accumcheck.scripts.table import NEAR, Law, Row, Table, table_of
+from accumcheck.scripts.watch import BATCH_NORM, GRAD, INSIDE
+from accumcheck.task import Objective, Verdict
+
+ENDED = "the script was ended after as many updates as were asked for"
+NARROW = ("bfloat16", "float16")
+ENOUGH = 4000  # micro-batches that programs are tried on; the one that is found is proved on all
+
+
+@dataclass
+class Judged:
+    """What was found of one optimizer: ``reasons`` say what could not be judged, ``notes`` what was assumed."""
+
+    name: str
+    updates: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    program: Program | None = None
+    objective: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """``diverges`` if anything was found, else ``inconclusive`` if anything was not judged."""
+        return "diverges" if self.findings else "inconclusive" if self.reasons or not self.tables else "equivalent"
+
+
+@dataclass
+class Judgement:
+    """The verdict on a run; ``k`` and where it is from."""
+
+    optimizers: list[Judged]
+    k: int
+    source: str
+    unseen: list[str]  # what the run did not show
+    nothing: str = ""  # why there is nothing to judge
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Of all optimizers, root causes first."""
+        return by_severity([f for each in self.optimizers for f in each.findings])
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why there is no verdict on some part."""
+        return list(dict.fromkeys(reason for each in self.optimizers for reason in each.reasons))
+
+    @property
+    def premises(self) -> list[str]:
+        """What a verdict takes for granted."""
+        found = [note for each in self.optimizers for note in each.notes]
+        terms = sorted({(table.term, table.law) for each in self.optimizers for table in each.tables})
+        for law in ("sample", "token"):
+            if names := [term for term, each in terms if each == law]:
+                found.append(f"the loss is to be a mean over {law}s ({', '.join(names)})")
+        if terms:
+            found.append("samples of a micro-batch do not influence each other")
+        return list(dict.fromkeys(found))
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the optimizers'."""
+        found = {each.verdict for each in self.optimizers} or {"inconclusive"}
+        return next(v for v in ("diverges", "inconclusive", "equivalent") if v in found)
+
+
+def judge(log: Log, k: int | None = None, objective: Objective | None = None) -> Judgement:
+    """Judge a run by its log; ``k`` and ``objective`` are what was told, if it was."""
+    steps, source = _steps(log, k)
+    judged = [
+        _judge(log, owner, steps, objective, told=source != FREQUENT)
+        for owner in range(len(log.optimizers))
+        if any(update.optimizer == owner for update in log.updates)
+    ]
+    return Judgement([e for e in judged if e.updates], steps, source, _unseen(log, judged, steps), _nothing(log))
+
+
+def _nothing(log: Log) -> str:
+    """Why no optimizer can be judged, where none stepped."""
+    if not log.optimizers:
+        return "no torch optimizer was made: does the script train, and with these arguments?"
+    if not log.passes:
+        return "no optimizer stepped, and nothing was differentiated: does the script train, and with these arguments?"
+    return "no torch optimizer stepped; other updates are not seen"
+
+
+FREQUENT = "the most frequent number of micro-batches in an update"
+
+
+def _steps(log: Log, told: int | None) -> tuple[int, str]:
+    """The accumulation steps, and where they are from: told, a setting of the script's, or the windows themselves."""
+    if told is not None:
+        return told, "told"
+    counts = Counter(
+        len({part.batch for n in update.since for part in log.passes[n].parts} or update.since)
+        for update in log.updates
+        if update.since
+    )
+    window = counts.most_common(1)[0][0] if counts else 1
+    constant = {name: next(iter(values)) for name, values in log.hints.items() if len(values) == 1}
+    sure = {name: k for name, k in constant.items() if "accum" in name.lower() and (k > 1 or window == 1)}
+    if len(set(sure.values())) == 1:
+        return next((k, name) for name, k in sure.items())
+    # One that is called k is believed where the loss is divided by it.
+    divisor = window / weight if (weight := _usual_weight(log)) else 0.0
+    for name, k in constant.items():
+        if k > 1 and (k == window or close(k, divisor, NEAR)):
+            return k, name
+    return window, FREQUENT
+
+
+def _usual_weight(log: Log) -> float:
+    """What the first term of the loss weighs in all, in most updates."""
+    found = []
+    for update in log.updates:
+        parts = [
+            (update.factors[n], part) for n in update.since if n in update.factors for part in log.passes[n].parts[:1]
+        ]
+        if parts:
+            found.append(abs(sum(factor * part.total for factor, part in parts)))
+    return median(found) if found else 0.0
+
+
+def _judge(log: Log, owner: int, k: int, objective: Objective | None, *, told: bool) -> Judged:
+    updates = [u for u in log.updates if u.optimizer == owner]
+    updates = [u for u in updates if not u.empty] or updates
+    judged = Judged(log.optimizers[owner], len(updates))
+    passes = {n: log.passes[n] for n in log.touched.get(owner, ())}
+    if not passes:
+        judged.reasons.append("no backward pass reached its parameters")
+        return judged
+    passes = _own(passes, updates)
+    passes = _superseded(passes, updates, judged)
+    skipped = {n for n in log.overflowed.get(owner, ()) if not any(n in u.factors for u in updates)}
+    if skipped:
+        judged.notes.append(f"{len(skipped)} backward passes overflowed and were skipped, as GradScaler does")
+        passes = {n: each for n, each in passes.items() if n not in skipped}
+    _unreadable(log, passes, updates, judged)
+    if judged.reasons:
+        return judged
+    judged.findings += _buffers(updates, k)
+    judged.findings += _coupled(log, passes, k)
+    narrow = sorted({d for u in updates for d in u.dtypes if d in NARROW})
+    if narrow and k > 1:
+        judged.findings.append(
+            Finding("low-precision-accumulation", facts={"text": f"gradients are summed in {' and '.join(narrow)}"})
+        )
+    _schedule(log, owner, updates, k, judged)
+    if not any(f.id == "clipped-per-micro-batch" for f in judged.findings):
+        _weights(log, passes, updates, k, objective, judged, told=told, loose=bool(narrow))
+    judged.findings = by_severity(judged.findings)
+    return judged
+
+
+# Which passes are an optimizer's business
+
+
+def _own(passes: Mapping[int, Pass], updates: Sequence[Update]) -> dict[int, Pass]:
+    """Without losses that it never applies, such as those of a generator in the gradients of its critic."""
+
+    def signature(each: Pass) -> tuple[tuple[str, int], ...]:
+        return tuple(sorted((part.term, part.batch.loader) for part in each.parts))
+
+    applied = {signature(passes[n]) for u in updates for n in u.factors if n in passes}
+    return {n: each for n, each in passes.items() if signature(each) in applied or not applied}
+
+
+def _superseded(passes: dict[int, Pass], updates: Sequence[Update], judged: Judged) -> dict[int, Pass]:
+    """Without passes that were cleared and made again on the same micro-batch for the same update, as SAM does."""
+    gone = set()
+    for update in updates:
+        kept = {part.batch for n in update.since if n in update.factors and n in passes for part in passes[n].parts}
+        for n in update.since:
+            cleared = n in passes and n not in update.factors and passes[n].parts
+            if cleared and all(part.batch in kept for part in passes[n].parts):
+                gone.add(n)
+    if gone:
+        judged.notes.append(
+            f"{len(gone)} backward passes were cleared and made again on the same micro-batch, as SAM does; only the "
+            "second ones were judged"
+        )
+    return {n: each for n, each in passes.items() if n not in gone}
+
+
+def _unreadable(log: Log, passes: Mapping[int, Pass], updates: Sequence[Update], judged: Judged) -> None:
+    """Why updates cannot be judged."""
+    opaque = [each.opaque for each in passes.values() if each.opaque]
+    if opaque:
+        judged.reasons.append(f"{opaque[0]} (in {len(opaque)} of {len(passes)} backward passes)")
+    for fact, why in (
+        (INSIDE, "an optimizer steps inside of backward(), before the pass has ended"),
+        (GRAD, "gradients are taken by torch.autograd.grad(), and what becomes of them is not followed"),
+    ):
+        if log.facts[fact] and (fact == INSIDE or any(u.changed for u in updates)):
+            judged.reasons.append(why)
+    judged.reasons += [
+        f"{fact}; only the first was seen" for fact in log.facts if fact.startswith("an optimizer evaluated")
+    ]
+    if changed := sum(u.changed for u in updates):
+        judged.reasons.append(
+            "gradients were changed by other means than backward passes, clearing, scaling and clipping "
+            f"in {changed} updates"
+        )
+
+
+# Gradients in the buffers
+
+
+def _buffers(updates: Sequence[Update], k: int) -> list[Finding]:
+    """What happened to gradients between a pass and its step."""
+    found: list[Finding] = []
+    for step, update in enumerate(updates):
+        inside = [n for n in update.since if n in update.factors]
+        clips = [update.clips[n][0] for n in inside]
+        factors = [update.factors[n] for n in inside]
+        if len(set(clips)) > 1:
+            text = f"in update {step} the gradients of its micro-batches were clipped {_listed(clips)} times"
+            found.append(Finding("clipped-per-micro-batch", step=step, facts={"text": text}))
+        elif factors and max(factors) - min(factors) > NEAR * max(map(abs, factors)):
+            listed = _listed([f"{f:.3g}" for f in factors])
+            text = f"in update {step} the gradients of its micro-batches were rescaled by {listed}"
+            found.append(Finding("clipped-per-micro-batch", step=step, facts={"text": text}))
+        for name, partly in (("gradients-not-reset", update.kept), ("gradients-lost", update.lost)):
+            if partly and k > 1:
+                tensors = next(iter(partly.values()))
+                text = f"at update {step}, in {len(tensors)} of its tensors, such as {tensors[0]}"
+                found.append(Finding(name, step=step, facts={"text": text}))
+    return by_severity(found)
+
+
+def _listed(each: Sequence[object]) -> str:
+    return ", ".join(map(str, each))
+
+
+def _coupled(log: Log, passes: Mapping[int, Pass], k: int) -> list[Finding]:
+    """Does a loss or a layer mix the samples of a micro-batch? Only what is certain."""
+    if k == 1:
+        return []
+    parts = [part for each in passes.values() for part in each.parts]
+    if curved := next((part.nonlinear for part in parts if part.nonlinear), ""):
+        text = f"the loss is the {curved} of a micro-batch's mean, which is no mean over samples"
+        return [Finding("batch-coupled", facts={"text": text})]
+    if log.facts[BATCH_NORM]:
+        return [Finding("batch-coupled", facts={"text": "BatchNorm normalises by the statistics of each micro-batch"})]
+    first = [part for part in parts if part.term == parts[0].term and len(part.weights) > 1] if parts else []
+    if first and all(part.contrasts for part in first):
+        text = (
+            "the loss has as many classes as rows, and targets that are not the data's: "
+            "it contrasts the samples of a micro-batch"
+        )
+        return [Finding("batch-coupled", facts={"text": text})]
+    return []
+
+
+def _schedule(log: Log, owner: int, updates: Sequence[Update], k: int, judged: Judged) -> None:
+    """Is the learning rate moved once an update?"""
+    calls = [u.calls for u in updates[1:]]
+    moving = len({u.rates for u in updates}) > 1
+    known = log.schedules.get(owner)
+    whole = not log.facts[ENDED]  # a run that was ended early has not made all calls
+    if not calls or k == 1 or not moving or known is None:
+        return
+    usual = median(calls)
+    if usual > 1 and abs(usual - k) < 1:
+        if known.length and 0.9 * known.calls <= known.length <= (1.1 * known.calls if whole else known.length):
+            judged.notes.append(
+                f"scheduler.step() is called {usual:g} times an update, and {known.kind} is made for "
+                f"{known.length} calls, of which {known.calls} were made: its length is counted in micro-batches, "
+                "so the rate ends where it should"
+            )
+        else:
+            text = f"scheduler.step() is called {usual:g} times an update (k = {k})"
+            judged.findings.append(Finding("scheduler-per-micro-batch", step=1, facts={"text": text}))
+    elif known.length is None:
+        judged.notes.append(f"{known.kind} was judged by how often it is called: once an update, or more seldom")
+
+
+# Weights
+
+
+def _weights(
+    log: Log, passes: Mapping[int, Pass], updates: Sequence[Update], k: int, objective: Objective | None,
+    judged: Judged, *, told: bool, loose: bool,
+) -> None:  # fmt: skip
+    terms = list(dict.fromkeys(part.term for each in passes.values() for part in each.parts))
+    tables: list[list[Table]] = []
+    for term in terms:
+        found = _tables(term, passes, updates, k, objective, log)
+        if isinstance(found, str):
+            judged.reasons.append(f"{term}: {found}")
+        elif found:
+            tables.append(found)
+    if hidden := {p.term for each in passes.values() for p in each.parts if p.hidden}:
+        judged.notes.append(
+            f"what happens in {' and '.join(sorted(hidden))} is not seen; it is taken for a mean over its micro-batch"
+        )
+    group = _group_factor([each[0] for each in tables])
+    for several in tables:
+        tried = [(table, *_explained(table, group, told=told, loose=loose)) for table in several]
+        table, program, note, doubt = min(
+            tried, key=lambda each: (each[1] is None, bool(each[3]), each[1].cost[0] if each[1] else 0)
+        )
+        judged.tables.append(table)
+        judged.notes += [f"{table.term}: {note}"] if note else []
+        if doubt:
+            judged.reasons.append(f"{table.term}: {doubt}")
+        elif program is None:
+            if reason := _certain(table, judged):
+                judged.reasons.append(f"{table.term}: {reason}")
+        elif program.wrong:
+            judged.findings += _laws(program, table)
+            judged.program = judged.program or program
+
+
+def _natural(table: Table) -> list[float]:
+    """What a window weighs in all where its loss is a mean: 1, or the elements of a row if their losses are summed."""
+    return [1.0, *([table.per_row] if table.per_row > 1 else [])]
+
+
+def _near(number: float, others: Sequence[float]) -> float | None:
+    return next((other for other in others if close(abs(number), other, NEAR)), None)
+
+
+def _group_factor(tables: Sequence[Table]) -> float | None:
+    """By what a loss of several terms was multiplied, if by k or 1/k; None for one term alone."""
+    bases = [(table.base, table) for table in tables if table.base]
+    if len(tables) < 2 or not bases:
+        return None
+    if any(_near(base, _natural(table)) for base, table in bases) or close(
+        sum(abs(base) for base, _ in bases), 1, NEAR
+    ):
+        return 1.0
+    base, table = max(bases, key=lambda each: abs(each[0]))
+    k = table.k
+    for factor in (k, 1 / k) if k > 1 else ():
+        if _near(base, [n * factor for n in _natural(table)]):
+            return factor
+    return 1.0
+
+
+ROUND = (0.5, 0.25, 0.1, 0.01, 0.2, 0.05, 2.0, 5.0, 10.0, 100.0)  # what a factor in an objective often is
+
+
+def _explained(table: Table, group: float | None, *, told: bool, loose: bool) -> tuple[Program | None, str, str]:
+    """The likeliest program that makes a table; what was taken for granted; and why it may not be judged."""
+    scales = tuple(TABLES["scale"])
+    base, natural, k = table.base, _natural(table), table.k
+    if base is None or not table.shape:
+        return likeliest(table, table.rows, scales, loose=loose), "", ""
+    note = ""
+    if not _near(base, natural) and (counted := _counted(table)) is not None:
+        table, note = counted
+        base = table.base or 1.0
+    sign = 1.0 if base > 0 else -1.0
+    mean = table.reduction != "sum" or all(_near(t, natural) for t in table.passes)
+    near = _near(base, natural)
+    constant = table.constant
+    if near is None and not mean and constant:
+        summed = _divided(table, constant)
+        as_sum = likeliest(table, summed, ("sum",), loose=loose)
+        if as_sum is not None:
+            return (
+                replace(as_sum, scale="share"),
+                f"every unit weighs {constant:.4g}, which is taken for a sum by design",
+                "",
+            )
+    if near is not None:
+        divisor = sign * near
+    elif group is not None:
+        divisor = base / group
+        if not close(abs(divisor), 1, NEAR):
+            note = (
+                f"in full windows it weighs {abs(divisor):.4g} in all, which is taken for its factor in the objective"
+            )
+    elif k > 1 and (near := _near(base, [n * f for n in natural for f in (k, 1 / k)])) is not None:
+        divisor = sign * next(n for n in natural if _near(base, [n * k, n / k]))
+    else:
+        divisor = sign * natural[-1] if mean else sign
+        found = likeliest(table, _divided(table, divisor), scales, loose=loose)
+        if found and [r.law for r in found.wrong] == ["wrong-scale"] and not _near(base / divisor, ROUND):
+            return found, note, ""
+        found = likeliest(table, _divided(table, base), scales, loose=loose)
+        if found and found.wrong:
+            return (
+                found,
+                f"in full windows it weighs {base:.4g} in all, which is taken for its factor in the objective",
+                "",
+            )
+        where = "" if told else f", if {k} are the accumulation steps (-k tells them)"
+        return (
+            found,
+            note,
+            f"in full windows it weighs {abs(base):.4g} in all, where a mean weighs 1{where}: "
+            "a factor of the objective, or a wrong divisor",
+        )
+    return likeliest(table, _divided(table, divisor), scales, loose=loose), note, ""
+
+
+def _divided(table: Table, divisor: float) -> tuple[Row, ...]:
+    return tuple({m: factor / divisor for m, factor in row.items()} for row in table.rows)
+
+
+COUNTED = ("labels that are not ignored", "whole numbers", "whole numbers other than 0")
+
+
+def _counted(table: Table) -> tuple[Table, str] | None:
+    """With each window as if divided by its units, where it is divided by another count of what is in its batches."""
+    width = min((len(counts) for counts in table.counts), default=0)
+    for place in range(width):
+        rows: list[Row] = []
+        for row in table.rows:
+            units, counted = (
+                (
+                    sum(each)
+                    for each in zip(*((table.micros[m].units, table.counts[m][place]) for m in row), strict=True)
+                )
+                if row
+                else (1.0, 1.0)
+            )
+            rows.append({m: factor * counted / units for m, factor in row.items()})
+        changed = replace(table, rows=tuple(rows))
+        if changed.base is not None and _near(changed.base, _natural(table)) and _as_due(changed, rows, loose=False):
+            what = COUNTED[place % len(COUNTED)]
+            return (
+                changed,
+                f"windows are divided by how many {what} their batches hold, which is not how many losses they have: "
+                "taken for the objective's own",
+            )
+    return None
+
+
+def _tables(
+    term: str, passes: Mapping[int, Pass], updates: Sequence[Update], k: int, objective: Objective | None, log: Log
+) -> list[Table] | str:
+    """A table for each law that the weights within micro-batches obey."""
+    laws: tuple[Law, ...] = (objective,) if objective is not None else ("token", "sample")
+    found = []
+    for law in laws:
+        table = table_of(term, law, k, passes, updates, log)
+        if isinstance(table, str):
+            return table
+        if table.inside and any(table.rows):
+            found.append(table)
+    if not found:
+        return "the samples of a micro-batch do not weigh the same, and neither do its tokens"
+    same = len(found) == 2 and all(
+        close(a.units, b.units * (found[0].per_row or 1)) for a, b in zip(found[0].micros, found[1].micros, strict=True)
+    )
+    return found[-1:] if same else found
+
+
+def likeliest(table: Table, rows: Sequence[Row], scales: Sequence[str], *, loose: bool) -> Program | None:
+    """The program with the fewest wrong rules that makes these rows, in which micro-batches are the table's."""
+    shape = table.shape
+    if shape is None:
+        return Program() if _as_due(table, rows, loose=loose) else None
+    if _as_due(table, rows, loose=loose) and "share" in scales:
+        return Program()
+    best: Program | None = None
+    known: set[tuple[tuple[int, ...], ...]] = set()
+    wanted = [frozenset(row) for row in rows if row]
+    for skeleton in skeletons():
+        if best and len(skeleton.wrong) > len(best.wrong):
+            break
+        found = structure(skeleton.visit, skeleton.step, skeleton.reset, shape)
+        if found.made < len(wanted) or (found.made > len(wanted) and table.whole):
+            continue
+        places = _places(found, shape)
+        made = tuple(tuple(sorted({places[v] for v in row})) for row in found.rows if row)
+        if [frozenset(row) for row in made[: len(wanted)]] != wanted or made in known:
+            continue
+        known.add(made)
+        for scale in scales:
+            program = replace(skeleton, scale=scale)
+            if (best is None or program.cost < best.cost) and makes(program, table, rows, loose=loose):
+                best = program
+    return best
+
+
+def _places(found: Structure, shape: Shape) -> list[int]:
+    """The micro-batch of each visit."""
+    return [
+        visit.spans[0][0] * shape.length + visit.spans[0][1] // shape.b if visit.spans else -1 for visit in found.visits
+    ]
+
+
+def made_by(program: Program, table: Table) -> Iterator[dict[int, float]]:
+    """The rows of a program."""
+    shape = table.shape
+    assert shape is not None
+    found = structure(program.visit, program.step, program.reset, shape)
+    places = _places(found, shape)
+    for values in gradients(
+        program, found, lambda visit: table.held(min(places[visit], len(table.micros) - 1)), shape, ratio
+    ):
+        row: dict[int, float] = {}
+        for visit, (factor,) in values.items():
+            row[places[visit]] = row.get(places[visit], 0.0) + factor
+        if row:
+            yield row
+
+
+def makes(program: Program, table: Table, rows: Sequence[Row], *, loose: bool = False) -> bool:
+    """Whether a program makes these rows; further updates are not looked at."""
+    made = made_by(program, table)
+    return all(_same(next(made, {}), row, loose=loose) for row in rows if row)
+
+
+def _same(ours: Row, due: Row, *, loose: bool) -> bool:
+    relative = 3e-2 if loose else 2e-4
+    return ours.keys() == due.keys() and all(close(ours[m], due[m], relative) for m in ours)
+
+
+def _as_due(table: Table, rows: Sequence[Row], *, loose: bool) -> bool:
+    """Whether the updates are those of full batches."""
+    made = [row for row in rows if row]
+    due = table.windows()
+    if len(made) != len(due) and (table.whole or len(made) > len(due)):
+        return False
+    return all(_same(row, table.share(window), loose=loose) for row, window in zip(made, due, strict=False))
+
+
+def _laws(program: Program, table: Table) -> list[Finding]:
+    """A finding for each law that the program breaks, where this shows in the run."""
+    found = []
+    weighed = any(m.units != round(m.units) for m in table.micros)  # by classes
+    for slot, rule, law, here, there in broken(program, "sample" if weighed else table.law):
+        if list(map(_rounded, made_by(here, table))) == list(map(_rounded, made_by(there, table))):
+            continue
+        found.append(_witness(Finding(law, slot=slot, rule=rule), table, change=(here, there)))
+    return found or [_witness(Finding(r.law, rule=r), table) for r in program.wrong[:1]]
+
+
+def _rounded(row: Row) -> dict[int, float]:
+    return {m: round(factor, 9) for m, factor in row.items()}
+
+
+def _witness(finding: Finding, table: Table, change: tuple[Program, Program] | None = None) -> Finding:
+    """With the first update and micro-batch whose factor is not the one that it should be."""
+    base = table.base or 1.0
+    natural = base if not any(close(abs(base), f, NEAR) for f in (table.k, 1 / table.k)) else 1.0
+    rows = [{m: f / natural for m, f in row.items()} for row in table.rows if row]
+    due = [table.share(window) for window in table.windows()]
+    touched = None
+    if change and finding.slot == "scale":
+        touched = [
+            {m for m in a.keys() | b.keys() if not close(a.get(m, 0.0), b.get(m, 0.0))}
+            for a, b in zip(*(made_by(p, table) for p in change), strict=False)
+        ]
+    for step in range(max(len(rows), len(due))):
+        ours, should = (each[step] if step < len(each) else {} for each in (rows, due))
+        wrong = [
+            m for m in sorted(ours.keys() | should.keys()) if not close(ours.get(m, 0.0), should.get(m, 0.0), 2e-4)
+        ]
+        if finding.id == "dropped-tail":
+            wrong = [m for m in wrong if m in should and not any(m in row for row in rows)]
+        if touched is not None and step < len(touched):
+            wrong = [m for m in wrong if m in touched[step]]
+        if wrong and (wrong[0] < len(table.micros)):
+            micro = table.micros[wrong[0]]
+            return replace(
+                finding, step=step, epoch=micro.epoch,
+                samples=tuple(table.micros[m].place for m in wrong if m < len(table.micros)),
+                weight=_fraction(ours.get(wrong[0], 0.0)), due=_fraction(should.get(wrong[0], 0.0)),
+            )  # fmt: skip
+    return finding
+
+
+def _fraction(number: float) -> Fraction | float:
+    """The simple fraction that a factor is, to the precision of float32."""
+    near = Fraction(number).limit_denominator(1000)
+    return near if abs(number - near) <= 1e-5 * abs(number) else exact(number)
+
+
+def _certain(table: Table, judged: Judged) -> str | None:
+    """What can be said of weights that no program makes."""
+    rows = [row for row in table.rows if row]
+    used = {m for row in rows for m in row}
+    due = [set(window) for window in table.windows()]
+    if [set(row) for row in rows] == due:
+        return "its micro-batches are in the right updates, with weights that no known rule makes"
+    if (
+        table.whole
+        and (never := sorted({m for window in due for m in window} - used))
+        and len(never) < len(table.micros)
+    ):
+        micro = table.micros[never[0]]
+        text = (
+            f"micro-batch {micro.place} of epoch {micro.epoch} is in no update "
+            f"({len(never)} of {len(table.micros)} are in none)"
+        )
+        lost = any(len(window & set(never)) and len(window - set(never)) for window in due)
+        judged.findings.append(
+            Finding(
+                "gradients-lost" if lost else "dropped-tail",
+                epoch=micro.epoch,
+                samples=(micro.place,),
+                facts={"text": text},
+            )
+        )
+        return None
+    return "its updates are made of other micro-batches than full batches, in a way that no known rule has"
+
+
+# What the run did not show
+
+
+def _unseen(log: Log, judged: Sequence[Judged], k: int) -> list[str]:
+    tables = [table for each in judged for table in each.tables]
+    if not tables:
+        return []
+    if k == 1:
+        return ["no accumulation: every update was made of one micro-batch. Run it with more accumulation steps"]
+    found = []
+    windows = [window for table in tables for window in table.windows()]
+    if all(len(window) == k for window in windows):
+        found.append(f"no tail: every epoch had a multiple of k = {k} micro-batches. Another data set length shows one")
+    if all(len({m.rows for m in table.micros}) == 1 for table in tables):
+        found.append(
+            "no short micro-batch: all had as many samples. "
+            "A length that the micro-batch size does not divide shows one"
+        )
+    if all(len(table.lengths) == 1 for table in tables):
+        found.append("one epoch only: what passes from one epoch to the next was not seen")
+    if any(calls for u in log.updates for _, calls in u.clips.values()) and not any(u.clipped for u in log.updates):
+        found.append("clipping changed nothing: no gradient was that large. A smaller limit shows where it clips")
+    return found

@@ -1,0 +1,179 @@
+"""The command ``run``: what it says, and what scripts may do to it; and the fixture for pytest."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accumcheck.auditing import audit
+
+from tests.forks import SCRIPTS, audited, in_fork
+
+WRONG = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+torch.manual_seed(0)
+x = torch.randn({n}, 3)
+model = torch.nn.Linear(3, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+accum = 4
+for epoch in range(2):
+    loader = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=2)
+    for i, (inputs, targets) in enumerate(loader):
+        (torch.nn.functional.cross_entropy(model(inputs), targets) / accum).backward()
+        if (i + 1) % accum == 0 or i + 1 == len(loader):
+            optimizer.step()
+            optimizer.zero_grad()
+{end}
+"""
+
+
+def script(tmp_path, text):
+    path = tmp_path / "train.py"
+    path.write_text(text)
+    return path
+
+
+def command(*words, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "accumcheck", *map(str, words)], capture_output=True, text=True, check=False, **options
+    )
+
+
+def test_the_report_says_what_is_wrong_and_what_was_not_seen(tmp_path):
+    path = script(tmp_path, WRONG.format(n=13, end="print('done')"))
+    run = command("run", "--json", path)
+    printed, last = run.stdout.splitlines()
+    assert printed == "done"
+    report = json.loads(last)
+    assert run.returncode == 1
+    assert [f["id"] for f in report["findings"]] == ["tail-scaled-by-k", "mean-of-means"]
+    assert report["findings"][0]["message"].endswith("is multiplied by 1/4, it should be by 2/5.")
+    assert report["run"]["accumulation_steps"] == 4
+    assert report["run"]["accumulation_steps_from"] == "variable accum"
+    assert report["program"]["scale"].endswith("/ k")
+
+
+def test_an_even_run_is_equivalent_and_says_what_it_did_not_show(tmp_path):
+    report, printed = in_fork(audited, script(tmp_path, WRONG.format(n=16, end="")))
+    assert report["verdict"] == "equivalent", printed
+    assert any(line.startswith("no tail") for line in report["run"]["not_seen"])
+
+
+def test_fewer_samples_show_the_tail(tmp_path):
+    path = script(tmp_path, WRONG.format(n=160, end=""))
+    report, _ = in_fork(audited, path, samples=13)
+    assert [f["id"] for f in report["findings"]] == ["tail-scaled-by-k", "mean-of-means"]
+
+
+def test_a_run_that_is_ended_early_is_judged(tmp_path):
+    path = script(tmp_path, WRONG.format(n=160, end="raise SystemExit('not reached')"))
+    report, _ = in_fork(audited, path, updates=3)
+    assert report["verdict"] == "equivalent"
+    assert report["run"]["optimizers"] == [{"name": "SGD", "verdict": "equivalent", "updates": 3}]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("print('nothing')", "no torch optimizer was made"),
+        ("import torch\ntorch.optim.SGD([torch.ones(1, requires_grad=True)], lr=1)", "no optimizer stepped"),
+        (WRONG.format(n=16, end="raise ValueError('odd')"), "it raised ValueError: odd"),
+        (WRONG.format(n=16, end="raise SystemExit(3)"), "it exited with status 3"),
+    ],
+)
+def test_a_script_without_a_verdict_says_why(tmp_path, text, error):
+    report, _ = in_fork(audited, script(tmp_path, text))
+    assert report["verdict"] == "error"
+    assert error in report["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        ("import os; os._exit(0)", "it ended its process with exit status 0"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "it was ended by SIGKILL"),
+    ],
+)
+def test_a_script_that_ends_its_process_gives_no_verdict(tmp_path, end, error):
+    run = command("run", script(tmp_path, WRONG.format(n=16, end=end)))
+    assert run.returncode == 2
+    assert error in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.slow
+def test_a_script_that_swallows_the_end_is_ended_all_the_same(tmp_path):
+    text = WRONG.format(n=160, end="").replace("            optimizer.step()", "            " + SWALLOWS)
+    run = command("run", "--updates", "2", script(tmp_path, text), timeout=120)
+    assert run.returncode == 0
+    assert "in all" in run.stderr
+
+
+SWALLOWS = """try:
+                optimizer.step()
+            except BaseException:
+                pass"""
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["nosuch.py"], "there is no script 'nosuch.py' here"),
+        (["-m", "no such"], "-m takes the name of a module, such as package.train, got 'no such'"),
+        (["-k", "0", "x.py"], "it is a whole number of at least 1, got '0'"),
+        (["--report", "nowhere/x.txt", "x.py"], "there is no directory 'nowhere' for the report x.txt"),
+        ([], "there is no script to run"),
+    ],
+)
+def test_bad_input_is_quoted(words, error, tmp_path):
+    run = command("run", *words, cwd=tmp_path)
+    assert run.returncode == 2
+    assert error in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("options", [{"objective": "words"}, {"samples": 0}, {"updates": True}])
+def test_arguments_that_make_no_sense_are_quoted(options):
+    [(name, value)] = options.items()
+    with pytest.raises(ValueError, match=f"{name} must be .*{value!r}"):
+        audit(str(SCRIPTS / "known/published_fix.py"), **options)
+
+
+def test_nothing_is_left_changed(tmp_path):
+    before = torch.autograd.backward, torch.optim.Optimizer.__init__, torch.randperm, sys.argv, list(sys.path)
+    audit(str(script(tmp_path, WRONG.format(n=16, end=""))))
+    assert (torch.autograd.backward, torch.optim.Optimizer.__init__, torch.randperm, sys.argv, sys.path) == before
+
+
+def test_the_figure_shows_the_wrong_window(tmp_path):
+    pytest.importorskip("matplotlib")
+    from accumcheck.figures import draw_script, save  # noqa: PLC0415 - needs matplotlib
+
+    report = audit(str(script(tmp_path, WRONG.format(n=13, end=""))))
+    figure = draw_script(report.judgement, "train.py")
+    texts = {text.get_text() for text in figure.axes[0].texts}
+    assert "1/4" in texts
+    assert "2/5" in {text.get_text() for text in figure.axes[1].texts}
+    save(figure, tmp_path / "x.svg")
+    assert (tmp_path / "x.svg").read_text().startswith("<?xml")
+
+
+def test_the_fixture_keeps_a_script_right(pytester, tmp_path):
+    path = script(tmp_path, WRONG.format(n=13, end=""))
+    pytester.makepyfile(
+        f"""
+        def test_wrong(accumcheck_run):
+            report = accumcheck_run({str(path)!r})
+            assert not report
+            assert "tail-scaled-by-k" in str(report)
+        """
+    )
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+pytest_plugins = ["pytester"]
+HERE = Path(__file__).parent
