@@ -177,3 +177,115 @@ def test_the_fixture_keeps_a_script_right(pytester, tmp_path):
 
 pytest_plugins = ["pytester"]
 HERE = Path(__file__).parent
+
+
+TRAINS = """
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+torch.manual_seed(0)
+x, y = torch.randn({n}, 3), torch.randint(0, 2, ({n},))
+model = torch.nn.Linear(3, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+accum = 4
+{body}
+"""
+ONE_LOADER = """
+for epoch in range(2):
+    for i, (inputs, targets) in enumerate(DataLoader(TensorDataset(x, y), batch_size=2)):
+        {inside}
+        if (i + 1) % accum == 0:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none={none})
+"""
+WORDS = (
+    """
+a, b = torch.nn.Embedding(500, 8), torch.nn.Embedding(500, 8)
+optimizer = torch.optim.SGD([*a.parameters(), *b.parameters()], lr=0.5)
+x, y = torch.randint(0, 500, (64,)), torch.randint(0, 500, (64,))
+"""
+    + ONE_LOADER
+)
+PIECES = """
+for epoch in range(2):
+    for inputs, targets in DataLoader(TensorDataset(x, y), batch_size=8):
+        for rows in range(0, len(inputs), 2):
+            piece = slice(rows, rows + 2)
+            loss = F.cross_entropy(model(inputs[piece]), targets[piece])
+            (loss * {weight}).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+TURNS = """
+loaders = [DataLoader(TensorDataset(x, y), batch_size=2), DataLoader(TensorDataset(x + 1, y), batch_size=2)]
+for i, batches in enumerate(zip(*loaders)):
+    for inputs, targets in batches:
+        (F.cross_entropy(model(inputs), targets) / 4).backward()
+    if i % 2:
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+
+
+@pytest.mark.parametrize("none", [True, False])
+def test_gradients_of_embeddings_are_seen_though_few_rows_move(tmp_path, none):
+    inside = "(-F.logsigmoid((a(inputs) * b(targets)).sum(1)).mean() / accum).backward()"
+    body = WORDS.format(inside=inside, none=none)
+    report, printed = in_fork(audited, script(tmp_path, TRAINS.format(n=64, body=body)))
+    assert report["verdict"] == "equivalent", (report, printed)
+
+
+@pytest.mark.parametrize(
+    ("body", "n", "verdict", "first"),
+    [
+        (PIECES.format(weight="len(targets[piece]) / len(targets)"), 29, "equivalent", None),
+        (PIECES.format(weight="1 / -(-len(targets) // 2)"), 29, "diverges", "mean-of-means"),
+        (TURNS, 64, "inconclusive", None),
+        (
+            ONE_LOADER.format(
+                inside="(F.cross_entropy(model(inputs), targets, reduction='none').topk(1).values.mean() / accum)"
+                ".backward()",
+                none=True,
+            ),
+            64,
+            "diverges",
+            "batch-coupled",
+        ),
+        (
+            ONE_LOADER.format(
+                inside="optimizer.param_groups[0]['lr'] = 0.1 / (1 + i); "
+                "(F.cross_entropy(model(inputs), targets) / accum).backward()",
+                none=True,
+            ),
+            64,
+            "inconclusive",
+            None,
+        ),
+        (
+            ONE_LOADER.format(inside="(F.cross_entropy(model(inputs), targets) / 7).backward()", none=True),
+            64,
+            "inconclusive",
+            None,
+        ),
+    ],
+    ids=["pieces", "pieces-mean-of-means", "turns", "hardest", "rates", "odd-factor"],
+)
+def test_kinds_of_scripts(tmp_path, body, n, verdict, first):
+    report, printed = in_fork(audited, script(tmp_path, TRAINS.format(n=n, body=body)))
+    assert report is not None, printed
+    assert report["verdict"] == verdict, report
+    if first:
+        assert report["findings"][0]["id"] == first
+
+
+def test_a_report_does_not_replace_a_directory(tmp_path):
+    run = command("run", "--report", tmp_path, "x.py")
+    assert run.returncode == 2
+    assert f"--report writes a file, and {str(tmp_path)!r} is a directory" in run.stderr
+
+
+def test_an_error_of_a_script_is_shown_without_our_frames(tmp_path):
+    run = command("run", script(tmp_path, "def f():\n    raise ValueError('odd')\nf()\n"))
+    assert run.returncode == 2
+    assert "execute.py" not in run.stderr
+    assert "ValueError: odd" in run.stderr

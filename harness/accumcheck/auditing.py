@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,8 @@ def main() -> None:
         observer.log.facts[ENDED] = 1
         if tries > 3:  # the script goes on, whatever is raised
             report(None)
-            sys.stdout.flush()
+            with suppress(ValueError, OSError):
+                sys.stdout.flush()
             os._exit(0)
 
     observer.enough = enough
@@ -154,6 +156,7 @@ def main() -> None:
         observer, request["script"], request["arguments"], module=request["module"], samples=request["samples"]
     )
     report(error)
-    sys.stdout.flush()
+    with suppress(ValueError, OSError):  # the script may have closed it
+        sys.stdout.flush()
     if threading.active_count() > 1 or os.getpid() != process:
         os._exit(0)  # threads that the script has left behind would keep the process

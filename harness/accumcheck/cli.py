@@ -143,6 +143,8 @@ def _run_parser() -> argparse.ArgumentParser:
 
 def _writable(text: str) -> str:
     path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"--report writes a file, and {text!r} is a directory")
     if not path.absolute().parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no directory {str(path.parent)!r} for the report {path.name}")
     return str(path.absolute())

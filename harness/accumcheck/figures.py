@@ -141,7 +141,7 @@ def draw_script(judged: Judgement, title: str) -> Any:
     table = shown.tables[0]
     step = next((f.step for f in shown.findings if f.step is not None), 0)
     first = max(0, step - 1)
-    windows = table.windows()[first : first + 3]
+    windows = table.windows[first : first + 3]
     rows = [dict(row) for row in table.rows if row][first : first + 3]
     base = table.base or 1.0
     places = sorted({m for each in [*windows, *rows] for m in each})

@@ -371,7 +371,7 @@ def script_lines(script: str, judged: Judgement, failure: str | None) -> list[st
         lines += _wrapped(f"accumcheck: {script}: {failure}.", "")
         if not judged.optimizers:
             return lines
-        lines.append("What was seen until then:")
+        lines.append("  What follows is of the updates until then, and no verdict.")
     updates = sum(each.updates for each in judged.optimizers)
     head = {
         "equivalent": f"{script}: the weights are those of full-batch training, in all {updates} updates.",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from accumcheck.numbers import close
@@ -91,8 +92,8 @@ class Units:
 
 
 @lru_cache(maxsize=1 << 15)
-def structure(visit: str, step: str, reset: str, shape: Shape) -> Structure:
-    """Follow a program's visits, steps and resets at these sizes."""
+def structure(visit: str, step: str, reset: str, shape: Shape, limit: int | None = None) -> Structure:
+    """Follow a program's visits, steps and resets at these sizes, the first ``limit`` visits only if there is one."""
     visits = _visits(visit, shape)
     gate = TABLES["step"][step]
     assert isinstance(gate, Step)
@@ -121,7 +122,7 @@ def structure(visit: str, step: str, reset: str, shape: Shape) -> Structure:
         if reset in ("after step", "epoch start too", "epoch's list"):
             clear()
 
-    for number, (each, i, count) in enumerate(visits):
+    for number, (each, i, count) in enumerate(islice(visits, limit)):
         held = sum(end - start for _, start, end in each.spans)
         place = number if streams else i
         if place == 0 and reset in ("epoch start", "epoch start too", "epoch's list"):
@@ -145,10 +146,11 @@ def structure(visit: str, step: str, reset: str, shape: Shape) -> Structure:
         if reset == "window end" and (place + 1) % shape.k == 0:
             clear()
     left = tuple(visit for visit in live if not any(visit in row for row in rows))
-    return Structure(tuple(each for each, *_ in visits), tuple(events), tuple(rows), left)
+    return Structure(tuple(each for each, *_ in islice(visits, limit)), tuple(events), tuple(rows), left)
 
 
-def _visits(rule: str, shape: Shape) -> list[tuple[Visit, int, int]]:
+@lru_cache(maxsize=256)
+def _visits(rule: str, shape: Shape) -> Sequence[tuple[Visit, int, int]]:
     """Visits with their place in the epoch, and how many micro-batches were drawn before."""
     n, batch, k, epochs, length = shape.n, shape.batch, shape.k, shape.epochs, shape.length
 

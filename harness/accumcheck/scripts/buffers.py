@@ -7,6 +7,7 @@ a buffer was left alone, cleared, scaled by one factor, or changed in a way that
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -96,6 +97,11 @@ class Buffers:
         self._refresh()
         return len(self.optimizers) - 1
 
+    def rates(self) -> dict[int, tuple[float, ...]]:
+        """The learning rates of each optimizer's groups, now."""
+        known = {number: each() for number, each in enumerate(self.optimizers)}
+        return {n: tuple(float(g.get("lr", 0.0)) for g in o.param_groups) for n, o in known.items() if o is not None}
+
     def _refresh(self) -> None:
         """Take in parameters that optimizers hold now."""
         before = len(self.watched)
@@ -172,6 +178,7 @@ class Buffers:
         told = (last != 0).any(1)  # where the elements that are read tell anything
         same = (now == last).all(1)
         cleared = (none & ~self.none) | (told & (now == 0).all(1))
+        cleared |= self._emptied(told, none)
         size = (last * last).sum(1)
         ratio = (now * last).sum(1) / size.clamp(min=1e-300)
         off = (now - ratio[:, None] * last).abs().amax(1) > self.precision * now.abs().amax(1).clamp(min=1e-300)
@@ -200,6 +207,18 @@ class Buffers:
             self.changed |= changed & finite
         self.live = {number: each for number, each in self.live.items() if bool((each.factors != 0).any())}
         self.values, self.none = now, none
+
+    def _emptied(self, told: Tensor, none: Tensor) -> Tensor:
+        """The gradients that are zero all over, of optimizers none of whose elements that are read tell anything."""
+        found = torch.zeros_like(none)
+        silent = set(self.owners[~none].tolist()) - set(self.owners[told].tolist())
+        if silent and self.live:
+            for place, each in enumerate(self.watched):
+                gradient = each.parameter.grad
+                if each.owner in silent and gradient is not None:
+                    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+                    found[place] = not bool(values.any())
+        return found
 
     def forget_changes(self) -> None:
         """What a step itself does to gradients is its own business."""
@@ -247,12 +266,17 @@ class Buffers:
             if 2 * int((mine & cleared).sum()) > int((mine & told).sum()):
                 cleared |= mine & silent
 
-    def added(self, number: int) -> list[int]:
+    def added(self, number: int, reached: Callable[[], set[int]] = set) -> list[int]:
         """A backward pass has just ended: what is new is its own. Returns the optimizers that it has reached."""
         now, none = self._read()
         if not len(now):
             return []
         touched = (now != self.values).any(1) | (self.none & ~none)
+        # Of an optimizer whose gradients moved nowhere that is read, the graph tells, as with embeddings.
+        still = set(self.owners[~none].tolist()) - set(self.owners[touched].tolist())
+        if still and (ids := reached()):
+            for place, each in enumerate(self.watched):
+                touched[place] |= each.owner in still and id(each.parameter) in ids and not bool(none[place])
         factors = touched.double()
         owners: list[int] = sorted(set(self.owners[touched].tolist()))
         for owner in owners:

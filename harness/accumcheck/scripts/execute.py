@@ -45,9 +45,18 @@ def execute(script: str, arguments: Sequence[str], *, module: bool = False) -> t
     except KeyboardInterrupt:
         return "it was interrupted", found
     except BaseException as error:
-        traceback.print_exc()
+        _show(error)
         return f"it raised {type(error).__name__}: {error}", found
     return None, found
+
+
+def _show(error: BaseException) -> None:
+    """Print an error as Python does, without the frames between it and the script."""
+    trace = error.__traceback__
+    own = (str(Path(__file__)), runpy.__file__, "<frozen runpy>")
+    while trace is not None and trace.tb_frame.f_code.co_filename in own:
+        trace = trace.tb_next
+    traceback.print_exception(type(error), error, trace)
 
 
 def _run_file(script: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import pairwise
 from statistics import median
 
 from accumcheck.explaining.diagnose import broken
@@ -14,14 +15,14 @@ from accumcheck.explaining.fit import skeletons
 from accumcheck.numbers import close, exact
 from accumcheck.programs.rules import TABLES, Program, Shape
 from accumcheck.programs.simulate import Structure, gradients, ratio, structure
-from accumcheck.scripts.log import Log, Pass, Update
+from accumcheck.scripts.log import Batch, Loader, Log, Pass, Update
 from accumcheck.scripts.table import NEAR, Law, Row, Table, table_of
 from accumcheck.scripts.watch import BATCH_NORM, GRAD, INSIDE
 from accumcheck.task import Objective, Verdict
 
 ENDED = "the script was ended after as many updates as were asked for"
 NARROW = ("bfloat16", "float16")
-ENOUGH = 4000  # micro-batches that programs are tried on; the one that is found is proved on all
+LONG = 600  # micro-batches; of a longer run, programs are tried on the first so many, and proved on all
 
 
 @dataclass
@@ -84,6 +85,7 @@ class Judgement:
 
 def judge(log: Log, k: int | None = None, objective: Objective | None = None) -> Judgement:
     """Judge a run by its log; ``k`` and ``objective`` are what was told, if it was."""
+    log = _in_chunks(log)
     steps, source = _steps(log, k)
     judged = [
         _judge(log, owner, steps, objective, told=source != FREQUENT)
@@ -173,6 +175,30 @@ def _judge(log: Log, owner: int, k: int, objective: Objective | None, *, told: b
 # Which passes are an optimizer's business
 
 
+def _in_chunks(log: Log) -> Log:
+    """Where batches of a loader are cut into pieces, each with a pass of its own, the pieces are the micro-batches."""
+    pieces: dict[Batch, list[int]] = {}
+    for each in log.passes:
+        for part in each.parts[:1]:
+            if part.sure and len(part.weights) < part.batch.rows:
+                pieces.setdefault(part.batch, []).append(len(part.weights))
+    if not any(len(rows) > 1 and sum(rows) == batch.rows for batch, rows in pieces.items()):
+        return log
+    places: Counter[tuple[int, int]] = Counter()
+    passes, loaders = [], dict(log.loaders)
+    for each in log.passes:
+        if each.parts:
+            whole = each.parts[0].batch
+            key = whole.loader, whole.epoch
+            piece = Batch(each.number, -2 - whole.loader, whole.epoch, places[key], len(each.parts[0].weights))
+            places[key] += 1
+            if whole.loader in loaders:
+                loaders[piece.loader] = Loader(piece.loader, None, loaders[whole.loader].ends)
+            each = replace(each, parts=tuple(replace(part, batch=piece) for part in each.parts))  # noqa: PLW2901
+        passes.append(each)
+    return replace(log, passes=passes, loaders=loaders)
+
+
 def _own(passes: Mapping[int, Pass], updates: Sequence[Update]) -> dict[int, Pass]:
     """Without losses that it never applies, such as those of a generator in the gradients of its critic."""
 
@@ -205,6 +231,20 @@ def _unreadable(log: Log, passes: Mapping[int, Pass], updates: Sequence[Update],
     opaque = [each.opaque for each in passes.values() if each.opaque]
     if opaque:
         judged.reasons.append(f"{opaque[0]} (in {len(opaque)} of {len(passes)} backward passes)")
+    loaders = [frozenset(part.batch.loader for part in each.parts) for _, each in sorted(passes.items()) if each.parts]
+    changes = [a for a, b in pairwise(loaders) if a != b]
+    if len(changes) > len(set(loaders)) - 1:
+        judged.reasons.append("several loaders take turns, and what a window of all of them should be is not known")
+    formulas: dict[str, set[tuple[int, int]]] = {}
+    for each in passes.values():
+        for part in each.parts:
+            if part.formula and not part.hidden:
+                formulas.setdefault(part.term, set()).add((len(part.weights), part.batch.rows))
+    for term, sizes in formulas.items():
+        # As many rows in every pass, and not those of the micro-batch: experts, say, but no samples.
+        rows, held = next(iter(sizes))
+        if len({rows for rows, _ in sizes}) == 1 and held and rows % held:
+            judged.reasons.append(f"a term of the loss ({term}) has {rows} rows, the micro-batch {held}")
     for fact, why in (
         (INSIDE, "an optimizer steps inside of backward(), before the pass has ended"),
         (GRAD, "gradients are taken by torch.autograd.grad(), and what becomes of them is not followed"),
@@ -256,7 +296,9 @@ def _coupled(log: Log, passes: Mapping[int, Pass], k: int) -> list[Finding]:
         return []
     parts = [part for each in passes.values() for part in each.parts]
     if curved := next((part.nonlinear for part in parts if part.nonlinear), ""):
-        text = f"the loss is the {curved} of a micro-batch's mean, which is no mean over samples"
+        text = (
+            f"the loss is the {curved} of what a micro-batch's samples come to together, which is no mean over samples"
+        )
         return [Finding("batch-coupled", facts={"text": text})]
     if log.facts[BATCH_NORM]:
         return [Finding("batch-coupled", facts={"text": "BatchNorm normalises by the statistics of each micro-batch"})]
@@ -275,6 +317,14 @@ def _schedule(log: Log, owner: int, updates: Sequence[Update], k: int, judged: J
     calls = [u.calls for u in updates[1:]]
     moving = len({u.rates for u in updates}) > 1
     known = log.schedules.get(owner)
+    if moving and known is None and k > 1:
+        inside = any(len({log.passes[n].rates.get(owner) for n in u.since}) > 1 for u in updates)
+        if inside:
+            judged.reasons.append(
+                "the script changes the learning rate within windows; whether it goes by updates is not known"
+            )
+        else:
+            judged.notes.append("the script moves the learning rate by itself, once an update or more seldom")
     whole = not log.facts[ENDED]  # a run that was ended early has not made all calls
     if not calls or k == 1 or not moving or known is None:
         return
@@ -480,7 +530,9 @@ def likeliest(table: Table, rows: Sequence[Row], scales: Sequence[str], *, loose
     for skeleton in skeletons():
         if best and len(skeleton.wrong) > len(best.wrong):
             break
-        found = structure(skeleton.visit, skeleton.step, skeleton.reset, shape)
+        if len(table.micros) > LONG and not _begins(skeleton, shape, wanted):
+            continue
+        found = _structure(skeleton, shape)
         if found.made < len(wanted) or (found.made > len(wanted) and table.whole):
             continue
         places = _places(found, shape)
@@ -495,6 +547,20 @@ def likeliest(table: Table, rows: Sequence[Row], scales: Sequence[str], *, loose
     return best
 
 
+def _structure(program: Program, shape: Shape) -> Structure:
+    # Of a long run none is kept.
+    follow = structure if shape.length * shape.epochs <= LONG else structure.__wrapped__
+    return follow(program.visit, program.step, program.reset, shape)
+
+
+def _begins(program: Program, shape: Shape, wanted: Sequence[frozenset[int]]) -> bool:
+    """Whether a program's first updates are made of these micro-batches."""
+    found = structure.__wrapped__(program.visit, program.step, program.reset, shape, LONG)
+    places = _places(found, shape)
+    made = [frozenset(places[v] for v in row) for row in found.rows if row]
+    return bool(made) and made == list(wanted[: len(made)])
+
+
 def _places(found: Structure, shape: Shape) -> list[int]:
     """The micro-batch of each visit."""
     return [
@@ -506,7 +572,7 @@ def made_by(program: Program, table: Table) -> Iterator[dict[int, float]]:
     """The rows of a program."""
     shape = table.shape
     assert shape is not None
-    found = structure(program.visit, program.step, program.reset, shape)
+    found = _structure(program, shape)
     places = _places(found, shape)
     for values in gradients(
         program, found, lambda visit: table.held(min(places[visit], len(table.micros) - 1)), shape, ratio
@@ -532,7 +598,7 @@ def _same(ours: Row, due: Row, *, loose: bool) -> bool:
 def _as_due(table: Table, rows: Sequence[Row], *, loose: bool) -> bool:
     """Whether the updates are those of full batches."""
     made = [row for row in rows if row]
-    due = table.windows()
+    due = table.windows
     if len(made) != len(due) and (table.whole or len(made) > len(due)):
         return False
     return all(_same(row, table.share(window), loose=loose) for row, window in zip(made, due, strict=False))
@@ -558,7 +624,7 @@ def _witness(finding: Finding, table: Table, change: tuple[Program, Program] | N
     base = table.base or 1.0
     natural = base if not any(close(abs(base), f, NEAR) for f in (table.k, 1 / table.k)) else 1.0
     rows = [{m: f / natural for m, f in row.items()} for row in table.rows if row]
-    due = [table.share(window) for window in table.windows()]
+    due = [table.share(window) for window in table.windows]
     touched = None
     if change and finding.slot == "scale":
         touched = [
@@ -594,7 +660,7 @@ def _certain(table: Table, judged: Judged) -> str | None:
     """What can be said of weights that no program makes."""
     rows = [row for row in table.rows if row]
     used = {m for row in rows for m in row}
-    due = [set(window) for window in table.windows()]
+    due = [set(window) for window in table.windows]
     if [set(row) for row in rows] == due:
         return "its micro-batches are in the right updates, with weights that no known rule makes"
     if (
@@ -630,7 +696,7 @@ def _unseen(log: Log, judged: Sequence[Judged], k: int) -> list[str]:
     if k == 1:
         return ["no accumulation: every update was made of one micro-batch. Run it with more accumulation steps"]
     found = []
-    windows = [window for table in tables for window in table.windows()]
+    windows = [window for table in tables for window in table.windows]
     if all(len(window) == k for window in windows):
         found.append(f"no tail: every epoch had a multiple of k = {k} micro-batches. Another data set length shows one")
     if all(len({m.rows for m in table.micros}) == 1 for table in tables):

@@ -30,6 +30,7 @@ CURVED = frozenset((
     "Sqrt", "Log", "Exp", "Pow", "Clamp", "ClampMin", "Abs", "Maximum", "Minimum", "Logsumexp", "Log1P", "Sigmoid",
     "Tanh", "Relu", "Reciprocal", "Rsqrt",
 ))  # fmt: skip
+CHOOSING = frozenset(("Topk", "Sort", "Kthvalue", "Median", "Quantile", "Max", "Min"))  # among the losses of samples
 HEAVY = (
     "Addmm",
     "Mm",
@@ -153,6 +154,8 @@ def find_terms(roots: Sequence[Tensor]) -> list[Term]:
             stack += way.on()
         elif shape == () and name in CURVED:
             stack += way.on(nonlinear=f"{name.lower()} of {way.nonlinear}" if way.nonlinear else name.lower())
+        elif name in CHOOSING and following and len(_shape(following[0]) or ()) < 2:
+            stack += way.on(nonlinear=name.lower())
         elif not _of_parameters_only(node):
             found.setdefault(node, _formula(name, way, shape))
     return sorted(found.values(), key=lambda term: term.order)
@@ -253,6 +256,22 @@ def _of_parameters_only(node: Node, limit: int = 24) -> bool:
             return False
         stack += following
     return True
+
+
+def reached(roots: Sequence[Tensor]) -> set[int]:
+    """The ids of all parameters whose gradients a backward pass adds to."""
+    found: set[int] = set()
+    seen: set[Node] = set()
+    stack = [root.grad_fn for root in roots]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        stack += [each for each, _ in node.next_functions]
+    return found
 
 
 @contextmanager

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,11 @@ def run(script: str, arguments: Sequence[str], options: dict[str, Any]) -> dict[
         request = {**options, "script": script, "arguments": list(arguments), "result": str(result), "name": name}
         command = [sys.executable, "-c", START.format(path=sys.path), json.dumps(request)]
         process = subprocess.Popen(command)
-        try:
-            status = process.wait()
-        except KeyboardInterrupt:  # the script gets it too, and what was seen until then is reported
-            status = process.wait()
+        with _terminated_together(process):
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:  # the script gets it too, and what was seen until then is reported
+                status = process.wait()
         if result.exists():
             found: dict[str, Any] = json.loads(result.read_text())
             return found
@@ -39,6 +42,23 @@ def run(script: str, arguments: Sequence[str], options: dict[str, Any]) -> dict[
     return failed(
         name, f"it ended its process with exit status {status} before there was a verdict; look for os._exit in it"
     )
+
+
+@contextmanager
+def _terminated_together(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Who ends this process ends the script."""
+
+    def end(*_: object) -> None:
+        process.terminate()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, kept)
 
 
 def failed(name: str, error: str) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class Part:
     even: bool = True
     sure: bool = False  # the term's target is the micro-batch's own
     contrasts: bool = False  # as many classes as rows, and targets that are not the loader's
+    formula: bool = False  # no loss operation of torch, so its rows may be something else than samples
     hidden: bool = False  # the loss as a whole: what it is made of was not seen
     nonlinear: str = ""  # what is applied to the micro-batch's mean
 
@@ -63,6 +64,7 @@ class Pass:
     number: int
     parts: tuple[Part, ...]
     opaque: str = ""
+    rates: dict[int, tuple[float, ...]] = field(default_factory=dict)  # by optimizer, when it was made
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from statistics import median
 from typing import Literal
@@ -51,12 +52,12 @@ class Table:
     passes: tuple[float, ...]  # the total weight of each pass, as it was sent
     counts: tuple[tuple[float, ...], ...]  # of each micro-batch, what its loss may be divided by
 
-    @property
+    @cached_property
     def batch(self) -> int:
         """The usual number of rows in a micro-batch."""
         return Counter(micro.rows for micro in self.micros).most_common(1)[0][0]
 
-    @property
+    @cached_property
     def shape(self) -> Shape | None:
         """As sizes, where all epochs have as many micro-batches, the last one aside if it was not seen to its end."""
         full = self.lengths[:-1] if len(self.lengths) > 1 and not self.whole else self.lengths
@@ -66,6 +67,7 @@ class Table:
         n = (full[0] - 1) * self.batch + min(last, self.batch)
         return Shape(n, self.batch, self.k, len(self.lengths))
 
+    @cached_property
     def windows(self) -> list[tuple[int, ...]]:
         """The micro-batches of each update that should be made, without a last one that the run has not finished."""
         found, start = [], 0
@@ -83,20 +85,25 @@ class Table:
         total = sum(self.micros[m].units for m in window)
         return {m: self.micros[m].units / total for m in window if self.micros[m].units} if total else {}
 
-    @property
+    @cached_property
     def base(self) -> float | None:
         """What full windows weigh in all, where they weigh the same."""
-        due = {window for window in self.windows() if len(window) == self.k}
+        due = {window for window in self.windows if len(window) == self.k}
         found = [sum(row.values()) for row in self.rows if tuple(sorted(row)) in due]
         if not found:
             found = [sum(row.values()) for row in self.rows if len(row) == self.k]
         return median(found) if found else None
 
-    @property
+    @cached_property
     def constant(self) -> float | None:
         """What every unit weighs, if this is one number in the whole run: that of a sum."""
         each = [factor / self.micros[m].units for row in self.rows for m, factor in row.items() if self.micros[m].units]
         return each[0] if each and all(close(e, each[0], NEAR) for e in each) else None
+
+    @cached_property
+    def _scale(self) -> int:
+        # Units are whole numbers, unless classes have weights.
+        return 1 if all(each.units == round(each.units) for each in self.micros) else 10**6
 
     def held(self, m: int) -> list[Held]:
         """What the weight of a micro-batch may depend on."""
@@ -105,8 +112,7 @@ class Table:
         length = self.lengths[micro.epoch]
         window = range(first, min(first + self.k, m - micro.place + length))
         shape = self.shape or Shape(length * self.batch, self.batch, self.k, len(self.lengths))
-        # Units are whole numbers, unless classes have weights.
-        scale = 1 if all(each.units == round(each.units) for each in self.micros) else 10**6
+        scale = self._scale
         return [
             Held(
                 micro.rows, round(micro.units * scale), sum(self.micros[w].rows for w in window),

@@ -73,9 +73,9 @@ class Observer:
                 return original(tensors, *args, **kwargs)
         finally:
             self.inside -= 1
-            self._note(terms)
+            self._note(terms, roots)
 
-    def _note(self, terms: list[graph.Term]) -> None:
+    def _note(self, terms: list[graph.Term], roots: list[Tensor]) -> None:
         for term in terms:
             term.finish()
         known = [t for t in graph.joined(terms) if len(t.weights) and bool(t.weights.any())]
@@ -91,8 +91,9 @@ class Observer:
                 parts.append(_part(term, f"{term.name} {place}" if place > 1 else term.name, batch, sure=sure))
         for term in terms:
             term.node = term.source = term.target = term.mask = term.class_weights = None
-        self.log.passes.append(Pass(number, tuple(parts), opaque))
-        for owner in self.buffers.added(number):
+        rates = self.buffers.rates()
+        self.log.passes.append(Pass(number, tuple(parts), opaque, rates))
+        for owner in self.buffers.added(number, lambda: graph.reached(roots)):
             self.log.touched.setdefault(owner, []).append(number)
             self.since.setdefault(owner, []).append(number)
 
@@ -153,7 +154,7 @@ def _part(term: graph.Term, name: str, batch: Batch, *, sure: bool) -> Part:
     contrasts = term.classes > 1 and term.classes == len(term.weights) and not sure and bool(batch.tensors)
     return Part(
         name, batch, term.reduction, tuple(units.tolist()), tuple(weights.tolist()), even, sure, contrasts,
-        term.hidden, term.nonlinear,
+        not term.name.startswith(graph.LOSSES), term.hidden, term.nonlinear,
     )  # fmt: skip
 
 
