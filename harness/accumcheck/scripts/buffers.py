@@ -39,15 +39,15 @@ class Watched:
             self.seen = self.view = None
             return None
         if gradient is not self.seen or self.view is None:
-            self.seen, local = gradient, gradient.detach()
+            local = gradient.detach()
             local = getattr(local, "_local_tensor", local)
             if local.layout != torch.strided:
-                self.view = None
+                self.seen = self.view = None
                 return local.to_dense().reshape(-1)[:: self.stride][:WIDTH]
             if local.is_contiguous():
-                self.view = local.view(-1)[:: self.stride][:WIDTH]
+                self.seen, self.view = gradient, local.view(-1)[:: self.stride][:WIDTH]
             else:
-                self.view = None
+                self.seen = self.view = None
                 return local.reshape(-1)[:: self.stride][:WIDTH]
         return self.view
 
@@ -61,6 +61,17 @@ class Live:
     touched: Tensor
     clipped: int = 0
     calls: int = 0
+
+
+@dataclass
+class _Layout:
+    """Where the elements that are read lie, as long as no gradient is replaced."""
+
+    none: Tensor
+    places: Tensor
+    pieces: list[Tensor]
+    lengths: list[int]
+    alike: bool  # all on one device and of one dtype
 
 
 @dataclass
@@ -79,6 +90,7 @@ class Buffers:
     owners: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     precision: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     sizes: dict[int, int] = field(default_factory=dict)
+    layout: _Layout | None = None
 
     def number_of(self, optimizer: Optimizer) -> int:
         """Its number; a wrapper or successor of a known one, with the same parameters, has that one's."""
@@ -121,6 +133,7 @@ class Buffers:
                 name = f"parameter {place} {tuple(parameter.shape)}"
                 stride = max(1, parameter.numel() // WIDTH)
                 self.watched.append(Watched(parameter, number, name, stride))
+        self.layout = None
         if grown := len(self.watched) - before:
             self.values = torch.cat([self.values, torch.zeros(grown, WIDTH, dtype=torch.float64)])
             for name, value in (("none", True), ("changed", False), ("clipped", False)):
@@ -135,30 +148,37 @@ class Buffers:
 
     def _read(self) -> tuple[Tensor, Tensor]:
         self._refresh_if_new()
-        none = torch.ones(len(self.watched), dtype=torch.bool)
+        layout = self.layout
+        if layout is None or not all(each.parameter.grad is each.seen for each in self.watched):
+            layout = self.layout = self._lay_out()
         values = torch.zeros(len(self.watched), WIDTH, dtype=torch.float64)
+        if layout.pieces:
+            with torch.no_grad():
+                flat = (
+                    torch.cat(layout.pieces)
+                    if layout.alike
+                    else torch.cat([p.to("cpu", torch.float64) for p in layout.pieces])
+                ).to("cpu", torch.float64)
+            if all(length == WIDTH for length in layout.lengths):
+                values[layout.places] = flat.view(-1, WIDTH)
+            else:
+                for place, piece in zip(layout.places.tolist(), flat.split(layout.lengths), strict=True):
+                    values[place, : len(piece)] = piece
+        return values, layout.none.clone()
+
+    def _lay_out(self) -> _Layout:
+        none = torch.ones(len(self.watched), dtype=torch.bool)
         places: list[int] = []
         pieces: list[Tensor] = []
         for place, each in enumerate(self.watched):
-            if (piece := each.look()) is not None and piece.numel():
-                places.append(place)
-                pieces.append(piece)
+            piece = each.look()
             if piece is not None:
                 none[place] = False
-        if pieces:
-            with torch.no_grad():
-                flat = (
-                    torch.cat(pieces)
-                    if len({(p.device, p.dtype) for p in pieces}) == 1
-                    else torch.cat([p.to("cpu", torch.float64) for p in pieces])
-                ).to("cpu", torch.float64)
-            lengths = [len(p) for p in pieces]
-            if all(length == WIDTH for length in lengths):
-                values[torch.tensor(places)] = flat.view(-1, WIDTH)
-            else:
-                for place, piece in zip(places, flat.split(lengths), strict=True):
-                    values[place, : len(piece)] = piece
-        return values, none
+                if piece.numel():
+                    places.append(place)
+                    pieces.append(piece)
+        alike = len({(p.device, p.dtype) for p in pieces}) == 1
+        return _Layout(none, torch.tensor(places, dtype=torch.long), pieces, [len(p) for p in pieces], alike)
 
     def _refresh_if_new(self) -> None:
         for number, known in enumerate(self.optimizers):

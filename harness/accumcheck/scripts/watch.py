@@ -29,7 +29,7 @@ from accumcheck.scripts.log import Batch, Log, Part, Pass, Schedule
 from accumcheck.watching.steps import Update, watch
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
-ASKED = 64  # backward passes at which a script's variables are looked at
+ASKED = 8  # backward passes at which a script's variables are looked at
 INSIDE = "an optimizer steps inside of backward()"
 GRAD = "torch.autograd.grad() is used"
 BATCH_NORM = "BatchNorm in training mode"
