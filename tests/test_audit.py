@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -289,3 +290,11 @@ def test_an_error_of_a_script_is_shown_without_our_frames(tmp_path):
     assert run.returncode == 2
     assert "execute.py" not in run.stderr
     assert "ValueError: odd" in run.stderr
+
+
+def test_one_of_several_ranks_is_not_judged_alone(tmp_path, monkeypatch):
+    world = SimpleNamespace(is_available=lambda: True, is_initialized=lambda: True, get_world_size=lambda: 2)
+    monkeypatch.setattr("accumcheck.scripts.watch.distributed", world)
+    report, _ = in_fork(audited, script(tmp_path, WRONG.format(n=16, end="")))
+    assert report["verdict"] == "inconclusive"
+    assert "several ranks train together" in report["run"]["not_judged"][0]

@@ -17,7 +17,7 @@ from accumcheck.programs.rules import TABLES, Program, Shape
 from accumcheck.programs.simulate import Structure, gradients, ratio, structure
 from accumcheck.scripts.log import Batch, Loader, Log, Pass, Update
 from accumcheck.scripts.table import NEAR, Law, Row, Table, table_of
-from accumcheck.scripts.watch import BATCH_NORM, GRAD, INSIDE
+from accumcheck.scripts.watch import BATCH_NORM, GRAD, INSIDE, RANKS
 from accumcheck.task import Objective, Verdict
 
 ENDED = "the script was ended after as many updates as were asked for"
@@ -247,9 +247,13 @@ def _unreadable(log: Log, passes: Mapping[int, Pass], updates: Sequence[Update],
             judged.reasons.append(f"a term of the loss ({term}) has {rows} rows, the micro-batch {held}")
     for fact, why in (
         (INSIDE, "an optimizer steps inside of backward(), before the pass has ended"),
+        (
+            RANKS,
+            "several ranks train together, and only what this one does was seen; accumcheck check --ranks judges loops",
+        ),
         (GRAD, "gradients are taken by torch.autograd.grad(), and what becomes of them is not followed"),
     ):
-        if log.facts[fact] and (fact == INSIDE or any(u.changed for u in updates)):
+        if log.facts[fact] and (fact != GRAD or any(u.changed for u in updates)):
             judged.reasons.append(why)
     judged.reasons += [
         f"{fact}; only the first was seen" for fact in log.facts if fact.startswith("an optimizer evaluated")

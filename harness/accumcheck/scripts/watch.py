@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional, utils
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -30,6 +30,7 @@ from accumcheck.watching.steps import Update, watch
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 ASKED = 8  # backward passes at which a script's variables are looked at
+RANKS = "several ranks train together"
 INSIDE = "an optimizer steps inside of backward()"
 GRAD = "torch.autograd.grad() is used"
 BATCH_NORM = "BatchNorm in training mode"
@@ -107,6 +108,8 @@ class Observer:
         """The gradient is final."""
         if self.inside:
             self.log.facts[INSIDE] += 1
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+            self.log.facts[RANKS] += 1
         optimizer = update.optimizer
         owner = self.buffers.number_of(optimizer)
         self.buffers.observe()
