@@ -368,7 +368,7 @@ def script_lines(script: str, judged: Judgement, failure: str | None) -> list[st
     """The report on one run of a script."""
     lines: list[str] = []
     if failure:
-        lines += _wrapped(f"accumcheck: {script}: {failure}.", "")
+        lines += _wrapped(f"accumcheck: {script}: {failure}{'' if failure.endswith('?') else '.'}", "")
         if not judged.optimizers:
             return lines
         lines.append("  What follows is of the updates until then, and no verdict.")

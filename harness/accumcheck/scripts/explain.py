@@ -98,7 +98,9 @@ def judge(log: Log, k: int | None = None, objective: Objective | None = None) ->
 def _nothing(log: Log) -> str:
     """Why no optimizer can be judged, where none stepped."""
     if not log.optimizers:
-        return "no torch optimizer was made: does the script train, and with these arguments?"
+        return (
+            "no torch optimizer was made, and other updates are not seen: does the script train, with these arguments?"
+        )
     if not log.passes:
         return "no optimizer stepped, and nothing was differentiated: does the script train, and with these arguments?"
     return "no torch optimizer stepped; other updates are not seen"
