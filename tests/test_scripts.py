@@ -29,7 +29,7 @@ def cases():
         yield pytest.param(name, line, id=f"{name}-{line}", marks=marks)
 
 
-@pytest.mark.parametrize(("name", "line"), cases())
+@pytest.mark.parametrize(("name", "line"), list(cases()))
 def test_a_script_is_judged_and_left_alone(name, line):
     for prefix, package in NEED.items():
         if line.startswith(prefix):
