@@ -118,6 +118,7 @@ def run(capsys, *arguments):
     return status, out, err
 
 
+@pytest.mark.slow
 def test_a_right_script_is_equivalent_from_the_shell(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)

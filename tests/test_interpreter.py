@@ -67,6 +67,7 @@ def test_a_program_is_found_again(objective):
 GATES = ("window or end", "every", "count", "late count")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [each for each in TABLES["schedule"] if each != "other"])
 def test_a_schedule_is_read_and_judged_for_itself(schedule):
     for step in GATES:
@@ -79,6 +80,7 @@ def test_a_schedule_is_read_and_judged_for_itself(schedule):
         assert ("scheduler-per-micro-batch" in found) is wrong, (step, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [each for each in TABLES["clip"] if each != "other"])
 def test_a_way_to_clip_is_read_and_judged_for_itself(clip):
     for program in (Program(clip=clip), Program(clip=clip, scale="1/k"), Program(clip=clip, step="early or end")):
