@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -177,7 +176,6 @@ def test_the_fixture_keeps_a_script_right(pytester, tmp_path):
 
 
 pytest_plugins = ["pytester"]
-HERE = Path(__file__).parent
 
 
 TRAINS = """

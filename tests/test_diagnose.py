@@ -4,7 +4,7 @@ import random
 import re
 from dataclasses import replace
 from functools import cache
-from itertools import combinations, product
+from itertools import product
 
 import pytest
 from accumcheck.corpus.expectations import expectation_of
@@ -15,15 +15,16 @@ from accumcheck.explaining.judge import DEFAULT_SIZES, judge_exactly
 from accumcheck.probing.model import MATRIX, VECTOR
 from accumcheck.probing.reading import Reading
 from accumcheck.programs.rules import RIGHT as RIGHT_RULES
-from accumcheck.programs.rules import TABLES, Program, Shape
+from accumcheck.programs.rules import Program, Shape
 from accumcheck.programs.simulate import Units, equivalent, simulate, window_mean
 from accumcheck.task import Sizes
 from accumcheck.text import message
 
+from experiments.round_trip import EDITED as SLOTS
+from experiments.round_trip import edits
 from tests.expectations import RIGHT, WRONG
 
 SIZES = Sizes(samples=7, accumulation_steps=4)
-SLOTS = ("visit", "step", "reset", "scale")
 
 
 @cache
@@ -62,13 +63,6 @@ def test_a_fix_that_is_followed_makes_it_right(loop, objective, name):
                 shape, units = Shape.of(sizes), Units(tuple(i % 4 + 1 for i in range(sizes.samples)))
                 plain = units if objective == "token" else Units((1,) * sizes.samples)
                 assert equivalent(replace(fixed, clip="none", schedule="step"), shape, plain)
-
-
-def edits(count):
-    rules = [(slot, name) for slot in SLOTS for name in TABLES[slot] if name != RIGHT_RULES[slot]]
-    for chosen in combinations(rules, count):
-        if len({slot for slot, _ in chosen}) == count:
-            yield Program(**dict(chosen))
 
 
 def test_any_program_put_right_is_equivalent():

@@ -11,7 +11,7 @@ from accumcheck.programs.rules import TABLES, Program, Shape
 from accumcheck.programs.simulate import Units, simulate
 from accumcheck.task import OBJECTIVES, Sizes
 
-from tests.test_diagnose import edits
+from experiments.round_trip import edits
 
 STREAMS = [
     Program(visit=visit, step=step)

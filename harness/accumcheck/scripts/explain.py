@@ -36,7 +36,6 @@ class Judged:
     notes: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     program: Program | None = None
-    objective: str = ""
 
     @property
     def verdict(self) -> Verdict:
