@@ -87,3 +87,29 @@ def test_a_tensor_that_is_cleared_within_a_window_is_named(watched):
     parameters[1].grad.zero_()
     add(buffers, parameters, 1)
     assert update(buffers, [0, 1]).lost == {0: ("parameter 1 (3,)",)}
+
+
+def test_what_ranks_exchange_is_written_down_and_judged_later(watched):
+    buffers, parameters, _ = watched
+    buffers.several = True
+    add(buffers, parameters, 0)
+    before = buffers.values.clone()
+    for parameter in parameters:
+        parameter.grad = parameter.grad + torch.arange(parameter.numel()).view_as(parameter).flip(0) ** 2
+    add(buffers, parameters, 1)
+    found = update(buffers, [0, 1])
+    assert (found.exchanged, found.changed, found.factors) == ({0: (0,), 1: ()}, False, {0: 1.0, 1: 1.0})
+    assert buffers.log.exchanges[0].before.equal(before)
+    assert not buffers.log.exchanges[0].after.equal(before)
+    assert found.values.equal(buffers.values)
+
+
+def test_an_empty_shard_has_no_gradient():
+    parameters = [torch.zeros(4, requires_grad=True), torch.zeros(0, requires_grad=True)]
+    buffers = Buffers(Log())
+    buffers.number_of(torch.optim.SGD(parameters, lr=0.1))
+    add(buffers, parameters, 0)
+    parameters[0].grad = None
+    add(buffers, parameters, 1)
+    found = update(buffers, [1])
+    assert (found.factors, found.lost, found.kept) == ({1: 1.0}, {}, {})

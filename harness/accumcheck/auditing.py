@@ -17,6 +17,7 @@ from typing import Any
 
 from accumcheck import text
 from accumcheck.report import finding_as_dict, versions
+from accumcheck.scripts import join
 from accumcheck.scripts.execute import execute
 from accumcheck.scripts.explain import ENDED, Judgement, judge
 from accumcheck.scripts.hints import named
@@ -121,14 +122,21 @@ def main() -> None:
     """Audit what the first argument asks for, and write the report to a file: the other end of ``scripts.launch``."""
     request = json.loads(sys.argv[1])
     process = os.getpid()
-    observer = Observer(limit=request["updates"])
+    folder = Path(request["folder"]) if request["folder"] else None
+    rank, ranks = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE")) if folder else (0, 1)
+    observer = Observer(limit=request["updates"], several=folder is not None)
 
     def report(error: str | None) -> None:
-        found = ScriptReport(
-            request["name"], judge(observer.log, request["accumulation_steps"], request["objective"]), error
-        )
         if os.getpid() != process:
             return  # a process that the script has forked
+        log = observer.log
+        if folder:
+            log.error = error
+            if rank:
+                join.save(log, folder / f"rank-{rank}")
+                return
+            log, error = join.gathered(log, folder, ranks)
+        found = ScriptReport(request["name"], judge(log, request["accumulation_steps"], request["objective"]), error)
         if request["figure"] and found.judgement.optimizers:
             from accumcheck.figures import draw_script, save  # noqa: PLC0415 - needs matplotlib
 
@@ -158,5 +166,8 @@ def main() -> None:
     report(error)
     with suppress(ValueError, OSError):  # the script may have closed it
         sys.stdout.flush()
+    if folder and rank and error:
+        (folder / f"error-{rank}").write_text(f"the script failed: on rank {rank}, {error}")
+        os._exit(1)  # so that torchrun ends the others, who may wait for this one
     if threading.active_count() > 1 or os.getpid() != process:
         os._exit(0)  # threads that the script has left behind would keep the process

@@ -98,9 +98,11 @@ def _audit(words: list[str]) -> int:
     script, *rest = options.script
     asked = {
         name: getattr(options, name)
-        for name in ("accumulation_steps", "objective", "samples", "updates", "module", "figure")
+        for name in ("accumulation_steps", "objective", "samples", "updates", "module", "figure", "ranks")
     }
     result = run(script, rest, asked)
+    if result is None:  # rank 0 reports
+        return 0
     if options.json:
         print(json.dumps(result["object"], allow_nan=False))
     if options.report:
@@ -135,6 +137,9 @@ def _run_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--figure", type=_figure, metavar="FILE", help="draw the windows around what is wrong as .svg or .png"
+    )
+    parser.add_argument(
+        "--ranks", type=_ranks, metavar="R", help="start R local ranks of a data-parallel script, as torchrun does"
     )
     parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is a module, as for python -m")
     parser.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGUMENTS]", help=argparse.SUPPRESS)

@@ -99,7 +99,7 @@ def _on_ranks(finding: Finding) -> bool:
 
 
 def _ranks(finding: Finding) -> int:
-    return getattr(finding.sizes, "ranks", 1)
+    return int(str(finding.facts.get("ranks", getattr(finding.sizes, "ranks", 1))))
 
 
 def witness(finding: Finding) -> str:
@@ -350,7 +350,7 @@ def _window(comparison: Comparison, step: int) -> str:
 
 def script_message(finding: Finding) -> str:
     """A finding in a run of a script, in one paragraph."""
-    return " ".join(part for part in (WRONG[finding.id], _seen_in_script(finding)) if part)
+    return " ".join(part for part in (wrong(finding), _seen_in_script(finding)) if part)
 
 
 def _seen_in_script(finding: Finding) -> str:
@@ -384,9 +384,9 @@ def script_lines(script: str, judged: Judgement, failure: str | None) -> list[st
         if len(judged.optimizers) > 1:
             lines.append(f"  {each.name}: {says(each.verdict)} ({each.updates} updates).")
         for finding in each.findings:
-            lines += ["", *_wrapped(f"{finding.id}: {WRONG[finding.id]}", "  ")]
+            lines += ["", *_wrapped(f"{finding.id}: {wrong(finding)}", "  ")]
             lines += _wrapped(_seen_in_script(finding), "    ")
-            lines += _wrapped(f"Fix: {LAWS[finding.id].fix}", "    ")
+            lines += _wrapped(f"Fix: {fix(finding)}", "    ")
             if thread := LAWS[finding.id].thread:
                 lines.append(f"    The same elsewhere: {thread}")
         if each.program is not None and each.findings:

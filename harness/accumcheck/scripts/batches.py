@@ -48,6 +48,7 @@ class Draws:
     """All that was drawn; ``waiting`` are micro-batches that no backward pass has followed yet."""
 
     log: Log
+    several: bool = False  # ranks train together, and which samples each draws matters
     keys: dict[int, int] = field(default_factory=dict)  # id of a data set -> number of its loader
     kept: list[object] = field(default_factory=list)  # so that no other object gets its id
     epochs: Counter[int] = field(default_factory=Counter)
@@ -82,6 +83,8 @@ class Draws:
         if isinstance(indices, list | tuple):
             rows = len(indices)
         batch = Batch(len(self.log.batches), each.loader, each.epoch, each.place, rows)
+        if self.several and isinstance(indices, list | tuple):
+            batch.samples = tuple(indices)
         each.place += 1
         self.log.batches.append(batch)
         if not torch.is_grad_enabled():

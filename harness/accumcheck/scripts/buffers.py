@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from accumcheck.scripts.log import Log, Update
+from accumcheck.scripts.log import Exchange, Log, Update
 
 WIDTH = 8  # elements of each gradient that are read
 PRECISION = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -55,12 +55,13 @@ class Watched:
 @dataclass
 class Live:
     """A pass that is in the buffers: its factor in each of them, which it has reached, and the clippings since
-    (effective, all)."""
+    (effective, all), and the exchanges between ranks since."""
 
     factors: Tensor
     touched: Tensor
     clipped: int = 0
     calls: int = 0
+    exchanged: tuple[int, ...] = ()
 
 
 @dataclass
@@ -79,6 +80,7 @@ class Buffers:
     """The gradients of all parameters that optimizers hold."""
 
     log: Log
+    several: bool = False  # several ranks train together, and may exchange gradients at any time
     optimizers: list[weakref.ref[Optimizer]] = field(default_factory=list)
     watched: list[Watched] = field(default_factory=list)
     index: dict[int, int] = field(default_factory=dict)
@@ -172,11 +174,10 @@ class Buffers:
         pieces: list[Tensor] = []
         for place, each in enumerate(self.watched):
             piece = each.look()
-            if piece is not None:
+            if piece is not None and piece.numel():  # a rank may hold nothing of a sharded one
                 none[place] = False
-                if piece.numel():
-                    places.append(place)
-                    pieces.append(piece)
+                places.append(place)
+                pieces.append(piece)
         alike = len({(p.device, p.dtype) for p in pieces}) == 1
         return _Layout(none, torch.tensor(places, dtype=torch.long), pieces, [len(p) for p in pieces], alike)
 
@@ -205,6 +206,12 @@ class Buffers:
         finite = torch.isfinite(last).all(1)
         scaled = told & ~same & ~cleared & ~off & torch.isfinite(ratio)
         changed = ~same & ~cleared & ~scaled
+        if self.several and why != "clip" and bool((changed & finite).any()):
+            # Where many elements say that ranks have exchanged gradients, single ones only seem to be scaled.
+            changed |= scaled & torch.isin(self.owners, self.owners[changed & finite])
+            scaled &= ~changed
+            self._exchange(changed & finite, last, now)
+            changed &= ~finite
         factor = torch.where(scaled, ratio, torch.ones_like(ratio))
         if not bool(same.all()) or bool(cleared.any()):
             self._follow(told, none, scaled, cleared, factor)
@@ -240,6 +247,12 @@ class Buffers:
                     found[place] = not bool(values.any())
         return found
 
+    def _exchange(self, places: Tensor, before: Tensor, after: Tensor) -> None:
+        for each in self.live.values():
+            if bool((each.touched & places).any()):
+                each.exchanged += (len(self.log.exchanges),)
+        self.log.exchanges.append(Exchange(before[places], after[places]))
+
     def forget_changes(self) -> None:
         """What a step itself does to gradients is its own business."""
         now, none = self._read()
@@ -252,7 +265,7 @@ class Buffers:
     ) -> Update:
         """The step that is about to be made with what is in the buffers; ``scale`` is divided out by the step."""
         mine = self.owners == owner
-        factors, clips, lost, kept, spread = {}, {}, {}, {}, False
+        factors, clips, exchanged, lost, kept, spread = {}, {}, {}, {}, {}, False
         for number, each in self.live.items():
             here = mine & each.touched
             values = each.factors[here]
@@ -261,6 +274,7 @@ class Buffers:
                 continue
             factors[number] = median(values[there].tolist()) / scale
             clips[number] = (each.clipped, each.calls)
+            exchanged[number] = each.exchanged
             spread |= bool(values[there].max() - values[there].min() > 1e-3 * abs(factors[number] * scale))
             if not bool(there.all()):
                 places = here.nonzero().flatten()
@@ -272,7 +286,7 @@ class Buffers:
         return Update(
             owner, rates, calls, factors, since, clips, lost, kept, spread, bool(self.changed[mine].any()),
             bool(self.clipped[mine].any()), dtypes=frozenset(str(g.dtype).removeprefix("torch.") for g in gradients),
-            empty=not gradients,
+            empty=not gradients, exchanged=exchanged, values=self.values[mine].clone() if self.several else None,
         )  # fmt: skip
 
     def _follow(self, told: Tensor, none: Tensor, scaled: Tensor, cleared: Tensor, factor: Tensor) -> None:
@@ -291,13 +305,21 @@ class Buffers:
         now, none = self._read()
         if not len(now):
             return []
-        touched = (now != self.values).any(1) | (self.none & ~none)
+        touched = ((now != self.values).any(1) | self.none) & ~none
         # Of an optimizer whose gradients moved nowhere that is read, the graph tells, as with embeddings.
+        moved = set(self.owners[touched].tolist())
+        for place, each in enumerate(self.watched):
+            # Sharded ones get their gradient when ranks exchange it; until then FSDP keeps it elsewhere.
+            touched[place] |= each.owner not in moved and hasattr(each.parameter, "_local_tensor")
         still = set(self.owners[~none].tolist()) - set(self.owners[touched].tolist())
         if still and (ids := reached()):
             for place, each in enumerate(self.watched):
                 touched[place] |= each.owner in still and id(each.parameter) in ids and not bool(none[place])
         factors = touched.double()
+        for place in (none & ~self.none).nonzero().flatten().tolist():
+            if not self.watched[place].parameter.numel():  # this rank's shard of it is empty
+                for live in self.live.values():
+                    live.factors[place], live.touched[place] = 0.0, False
         owners: list[int] = sorted(set(self.owners[touched].tolist()))
         for owner in owners:
             silent = (self.owners == owner) & ~touched & (now == 0).all(1) & ~none

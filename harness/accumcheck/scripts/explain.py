@@ -15,8 +15,8 @@ from accumcheck.explaining.fit import skeletons
 from accumcheck.numbers import close, exact
 from accumcheck.programs.rules import TABLES, Program, Shape
 from accumcheck.programs.simulate import Structure, gradients, ratio, structure
-from accumcheck.scripts.log import Batch, Loader, Log, Pass, Update
-from accumcheck.scripts.table import NEAR, Law, Row, Table, table_of
+from accumcheck.scripts.log import Batch, Law, Loader, Log, Pass, Update
+from accumcheck.scripts.table import NEAR, Row, Table, table_of
 from accumcheck.scripts.watch import BATCH_NORM, GRAD, INSIDE, RANKS
 from accumcheck.task import Objective, Verdict
 
@@ -156,6 +156,8 @@ def _judge(log: Log, owner: int, k: int, objective: Objective | None, *, told: b
     if skipped:
         judged.notes.append(f"{len(skipped)} backward passes overflowed and were skipped, as GradScaler does")
         passes = {n: each for n, each in passes.items() if n not in skipped}
+    judged.notes += log.notes
+    judged.reasons += log.doubts
     _unreadable(log, passes, updates, judged)
     if judged.reasons:
         return judged
@@ -167,7 +169,7 @@ def _judge(log: Log, owner: int, k: int, objective: Objective | None, *, told: b
             Finding("low-precision-accumulation", facts={"text": f"gradients are summed in {' and '.join(narrow)}"})
         )
     _schedule(log, owner, updates, k, judged)
-    if not any(f.id == "clipped-per-micro-batch" for f in judged.findings):
+    if not any(f.id in ("clipped-per-micro-batch", "unsynchronised-replicas") for f in judged.findings):
         _weights(log, passes, updates, k, objective, judged, told=told, loose=bool(narrow))
     judged.findings = by_severity(judged.findings)
     return judged
@@ -250,7 +252,8 @@ def _unreadable(log: Log, passes: Mapping[int, Pass], updates: Sequence[Update],
         (INSIDE, "an optimizer steps inside of backward(), before the pass has ended"),
         (
             RANKS,
-            "several ranks train together, and only what this one does was seen; accumcheck check --ranks judges loops",
+            "several ranks train together, and only what this one does was seen; accumcheck run --ranks R sees all "
+            "of one machine",
         ),
         (GRAD, "gradients are taken by torch.autograd.grad(), and what becomes of them is not followed"),
     ):
@@ -272,6 +275,9 @@ def _unreadable(log: Log, passes: Mapping[int, Pass], updates: Sequence[Update],
 def _buffers(updates: Sequence[Update], k: int) -> list[Finding]:
     """What happened to gradients between a pass and its step."""
     found: list[Finding] = []
+    if apart := [step for step, update in enumerate(updates) if update.apart]:
+        text = f"at update {apart[0]}, and in {len(apart)} of {len(updates)} updates, gradients are not the same"
+        found.append(Finding("unsynchronised-replicas", step=apart[0], facts={"text": text}))
     for step, update in enumerate(updates):
         inside = [n for n in update.since if n in update.factors]
         clips = [update.clips[n][0] for n in inside]
@@ -367,6 +373,8 @@ def _weights(
         judged.notes.append(
             f"what happens in {' and '.join(sorted(hidden))} is not seen; it is taken for a mean over its micro-batch"
         )
+    if log.ranks > 1:
+        tables = _over_ranks(tables, log.ranks, judged)
     group = _group_factor([each[0] for each in tables])
     for several in tables:
         tried = [(table, *_explained(table, group, told=told, loose=loose)) for table in several]
@@ -375,6 +383,9 @@ def _weights(
         )
         judged.tables.append(table)
         judged.notes += [f"{table.term}: {note}"] if note else []
+        if uneven := log.uneven.get((table.term, table.law)):
+            law = "token-weighting" if table.law == "token" else "mean-of-means"
+            judged.findings.append(Finding(law, slot="ranks", facts={"text": uneven, "ranks": log.ranks}))
         if doubt:
             judged.reasons.append(f"{table.term}: {doubt}")
         elif program is None:
@@ -383,6 +394,20 @@ def _weights(
         elif program.wrong:
             judged.findings += _laws(program, table)
             judged.program = judged.program or program
+
+
+def _over_ranks(tables: list[list[Table]], ranks: int, judged: Judged) -> list[list[Table]]:
+    """Without a factor of the number of ranks, or of one over it, that all terms have; it is a finding."""
+    firsts = [each[0] for each in tables]
+    for factor, law in ((ranks, "unscaled-loss"), (1 / ranks, "over-scaled-loss")):
+        # Where it may as well be one of k, the loop itself is the likelier cause.
+        if not firsts or firsts[0].k == ranks:
+            continue
+        if all(t.base and _near(t.base / factor, _natural(t)) and not _near(t.base, _natural(t)) for t in firsts):
+            text = f"in full windows the loss weighs {firsts[0].base:.4g} in all, where a mean weighs 1"
+            judged.findings.append(Finding(law, slot="ranks", facts={"text": text, "ranks": ranks}))
+            return [[replace(t, rows=_divided(t, factor)) for t in each] for each in tables]
+    return tables
 
 
 def _natural(table: Table) -> list[float]:

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 Reduction = Literal["mean", "sum", "none"]
+Law = Literal["sample", "token"]
 
 
 @dataclass(eq=False)
@@ -23,6 +24,7 @@ class Batch:
     counts: tuple[
         float, ...
     ] = ()  # of its whole numbers: those not ignored, all, those not zero; what a loss may divide by
+    samples: tuple[int, ...] = ()  # their indices, where several ranks train together and a sampler draws them
     tensors: list[Tensor] = field(default_factory=list, repr=False)  # dropped when the batch is used or passed over
 
     @property
@@ -91,6 +93,20 @@ class Update:
     evaluations: int = 0
     dtypes: frozenset[str] = frozenset()
     empty: bool = False
+    exchanged: dict[int, tuple[int, ...]] = field(default_factory=dict)  # pass -> exchanges since, as they are numbered
+    values: Tensor | None = None  # of several ranks: the elements of its gradients that are read
+    apart: bool = False  # ranks step with different gradients or learning rates
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A change of gradients that was no pass, clearing or scaling, where several ranks train: perhaps a sum over them.
+
+    ``before`` and ``after`` are the elements that are read, a row for each gradient that changed.
+    """
+
+    before: Tensor
+    after: Tensor
 
 
 @dataclass
@@ -125,3 +141,9 @@ class Log:
     schedules: dict[int, Schedule] = field(default_factory=dict)
     hints: dict[str, set[int]] = field(default_factory=dict)  # values of what may be named for accumulation steps
     facts: Counter[str] = field(default_factory=Counter)
+    exchanges: list[Exchange] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)  # why ranks could not be put together
+    notes: list[str] = field(default_factory=list)  # what was taken for granted when they were
+    uneven: dict[tuple[str, Law], str] = field(default_factory=dict)  # term, law -> where ranks hold unequal shares
+    ranks: int = 1
+    error: str | None = None  # how the script failed, on this rank

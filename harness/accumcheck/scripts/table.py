@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from statistics import median
-from typing import Literal
 
 from accumcheck.numbers import close
 from accumcheck.programs.rules import Part as Held
 from accumcheck.programs.rules import Shape
 from accumcheck.scripts.batches import NO_LOADER
-from accumcheck.scripts.log import Batch, Log, Part, Pass, Update
+from accumcheck.scripts.log import Batch, Law, Log, Part, Pass, Update
 
-Law = Literal["sample", "token"]
 Row = Mapping[int, float]
 NEAR = 1e-3  # relative; how close a factor must be to a number to be taken for it
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, distributed
 from torch.nn import functional, utils
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, IterableDataset
@@ -31,6 +34,8 @@ from accumcheck.watching.steps import Update, watch
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 ASKED = 8  # backward passes at which a script's variables are looked at
 RANKS = "several ranks train together"
+SHARDED = "gradients are sharded over ranks"
+HOOKED = "a communication hook changes how gradients are put together"
 INSIDE = "an optimizer steps inside of backward()"
 GRAD = "torch.autograd.grad() is used"
 BATCH_NORM = "BatchNorm in training mode"
@@ -42,11 +47,12 @@ class Observer:
 
     log: Log = field(default_factory=Log)
     limit: int | None = None
+    several: bool = False  # the logs of several ranks are to be joined
     enough: Callable[[], None] = lambda: None  # called once, when the limit is reached
 
     def __post_init__(self) -> None:
-        self.buffers = Buffers(self.log)
-        self.draws = Draws(self.log)
+        self.buffers = Buffers(self.log, self.several)
+        self.draws = Draws(self.log, self.several)
         self.inside = 0  # backward passes under way
         self.since: dict[int, list[int]] = {}
         self.calls: dict[int, int] = {}  # of schedulers, by optimizer, since its last step
@@ -110,6 +116,8 @@ class Observer:
             self.log.facts[INSIDE] += 1
         if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
             self.log.facts[RANKS] += 1
+            if self.several and not self.log.updates and _is_sharded():
+                self.log.facts[SHARDED] += 1
         optimizer = update.optimizer
         owner = self.buffers.number_of(optimizer)
         self.buffers.observe()
@@ -143,6 +151,14 @@ class Observer:
         known = self.log.schedules.setdefault(owner, Schedule(type(scheduler).__name__, length))
         known.calls += 1
         self.calls[owner] = self.calls.get(owner, 0) + 1
+
+
+def _is_sharded() -> bool:
+    """Whether any module of the process is one of FSDP, of either kind."""
+    modules = [sys.modules.get("torch.distributed.fsdp"), sys.modules.get("torch.distributed._composable.fsdp")]
+    names = ("FullyShardedDataParallel", "FSDPModule")
+    kinds = tuple(kind for module in modules for name in names if isinstance(kind := getattr(module, name, 0), type))
+    return bool(kinds) and any(issubclass(type(each), kinds) for each in gc.get_objects())
 
 
 def _part(term: graph.Term, name: str, batch: Batch, *, sure: bool) -> Part:
@@ -278,6 +294,7 @@ def _watch_passes(observer: Observer, patch: Patch) -> None:
 
     patch(functional, "batch_norm", counted(BATCH_NORM, trains))
     patch(Optimizer, "__init__", made)
+    patch(DistributedDataParallel, "register_comm_hook", counted(HOOKED, lambda *_, **__: True))
     # Both where scripts import them from; what a script imported before it ran is wrapped all the same.
     for owner in (utils, utils.clip_grad):
         for name in ("clip_grad_norm_", "clip_grad_value_"):
