@@ -90,6 +90,7 @@ class Buffers:
     changed: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     clipped: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     owners: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    sharded: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     precision: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     sizes: dict[int, int] = field(default_factory=dict)
     layout: _Layout | None = None
@@ -144,6 +145,7 @@ class Buffers:
                 each.factors = torch.cat([each.factors, torch.zeros(grown, dtype=torch.float64)])
                 each.touched = torch.cat([each.touched, torch.zeros(grown, dtype=torch.bool)])
         self.owners = torch.tensor([each.owner for each in self.watched], dtype=torch.long)
+        self.sharded = torch.tensor([hasattr(each.parameter, "_local_tensor") for each in self.watched])
         self.precision = torch.tensor(
             [PRECISION.get(each.parameter.dtype, 1e-5) for each in self.watched], dtype=torch.float64
         )
@@ -196,6 +198,11 @@ class Buffers:
         if not len(now):
             return
         last = self.values
+        if len(self.optimizers) == 1 and torch.equal(now, last) and torch.equal(none, self.none) and bool(last.any()):
+            if why == "clip":
+                for each in self.live.values():
+                    each.calls += 1
+            return
         told = (last != 0).any(1)  # where the elements that are read tell anything
         same = (now == last).all(1)
         cleared = (none & ~self.none) | (told & (now == 0).all(1))
@@ -306,12 +313,12 @@ class Buffers:
         if not len(now):
             return []
         touched = ((now != self.values).any(1) | self.none) & ~none
-        # Of an optimizer whose gradients moved nowhere that is read, the graph tells, as with embeddings.
-        moved = set(self.owners[touched].tolist())
-        for place, each in enumerate(self.watched):
+        if bool(self.sharded.any()):
             # Sharded ones get their gradient when ranks exchange it; until then FSDP keeps it elsewhere.
-            touched[place] |= each.owner not in moved and hasattr(each.parameter, "_local_tensor")
-        still = set(self.owners[~none].tolist()) - set(self.owners[touched].tolist())
+            touched |= self.sharded & ~torch.isin(self.owners, self.owners[touched])
+        everywhere = bool((touched | none).all())
+        # Of an optimizer whose gradients moved nowhere that is read, the graph tells, as with embeddings.
+        still = set() if everywhere else set(self.owners[~none].tolist()) - set(self.owners[touched].tolist())
         if still and (ids := reached()):
             for place, each in enumerate(self.watched):
                 touched[place] |= each.owner in still and id(each.parameter) in ids and not bool(none[place])
@@ -321,7 +328,7 @@ class Buffers:
                 for live in self.live.values():
                     live.factors[place], live.touched[place] = 0.0, False
         owners: list[int] = sorted(set(self.owners[touched].tolist()))
-        for owner in owners:
+        for owner in owners if not everywhere else ():
             silent = (self.owners == owner) & ~touched & (now == 0).all(1) & ~none
             factors[silent] = 1.0
         if owners:

@@ -87,12 +87,7 @@ class Term:
             each, counted = each.view(1), counted.view(1)
         each, counted = each.reshape(len(each), -1), counted.reshape(len(counted), -1)
         self.weights, self.units = each.sum(1), counted.sum(1)
-        per_unit = torch.where(counted != 0, each / counted.clamp(min=1e-300), torch.nan)
-        low, high = (
-            f(per_unit.nan_to_num(nan=n), 1).values for f, n in ((torch.min, torch.inf), (torch.max, -torch.inf))
-        )
-        uneven = (high - low) > 1e-5 * torch.maximum(low.abs(), high.abs())
-        self.even = not bool((uneven & (self.units > 0)).any())
+        self.even = is_even(each, counted)
         if self.summed_inside and self.even and len(set(self.units.tolist())) == 1:
             self.weights, self.units = self.weights / self.units, torch.ones(len(self.units), dtype=torch.float64)
 
@@ -119,6 +114,18 @@ class Term:
         if self.mask is not None:
             return self.mask.cpu().double().expand(gradient.shape)
         return (gradient != 0).double()
+
+
+def is_even(weights: Tensor, units: Tensor) -> bool:
+    """Whether in each row of ``[rows, elements]`` all that ``units`` counts has one weight a unit."""
+    there = units != 0
+    each = weights[there] / units[there]
+    if not each.numel() or bool(each.max() - each.min() <= 1e-5 * each.abs().max()):
+        return True
+    per_unit = torch.where(there, weights / units.clamp(min=1e-300), torch.nan)
+    low, high = per_unit.nan_to_num(nan=torch.inf).amin(1), per_unit.nan_to_num(nan=-torch.inf).amax(1)
+    uneven = (high - low) > 1e-5 * torch.maximum(low.abs(), high.abs())
+    return not bool((uneven & there.any(1)).any())
 
 
 def find_terms(roots: Sequence[Tensor]) -> list[Term]:

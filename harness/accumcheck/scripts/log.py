@@ -12,7 +12,7 @@ Reduction = Literal["mean", "sum", "none"]
 Law = Literal["sample", "token"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Batch:
     """A micro-batch as a loader gave it; ``place`` counts those of its epoch. ``loader`` is -1 where there is none."""
 
@@ -33,7 +33,7 @@ class Batch:
         return self.epoch, self.place
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """What one backward pass sent into one micro-batch by one term of the loss.
 
@@ -59,7 +59,7 @@ class Part:
         return sum(self.weights)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pass:
     """A backward pass; ``opaque`` says why its loss could not be read."""
 
@@ -69,7 +69,7 @@ class Pass:
     rates: dict[int, tuple[float, ...]] = field(default_factory=dict)  # by optimizer, when it was made
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Update:
     """An optimizer step: how each pass in its gradient was scaled since, clipping apart.
 

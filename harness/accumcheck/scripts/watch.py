@@ -11,7 +11,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakSet
 
@@ -32,6 +32,7 @@ from accumcheck.scripts.log import Batch, Log, Part, Pass, Schedule
 from accumcheck.watching.steps import Update, watch
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+KEPT = 1000  # tuples of numbers that are not kept twice
 ASKED = 8  # backward passes at which a script's variables are looked at
 RANKS = "several ranks train together"
 SHARDED = "gradients are sharded over ranks"
@@ -57,6 +58,7 @@ class Observer:
         self.since: dict[int, list[int]] = {}
         self.calls: dict[int, int] = {}  # of schedulers, by optimizer, since its last step
         self.schedulers: WeakSet[Any] = WeakSet()
+        self.numbers: dict[tuple[float, ...], tuple[float, ...]] = {}
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """All parameters that optimizers hold."""
@@ -95,14 +97,23 @@ class Observer:
             names: dict[tuple[str, int], int] = {}
             for term, batch, sure in self.draws.match(known):
                 place = names[term.name, id(batch)] = names.get((term.name, id(batch)), 0) + 1
-                parts.append(_part(term, f"{term.name} {place}" if place > 1 else term.name, batch, sure=sure))
+                part = _part(term, f"{term.name} {place}" if place > 1 else term.name, batch, sure=sure)
+                parts.append(replace(part, units=self._kept(part.units), weights=self._kept(part.weights)))
         for term in terms:
             term.node = term.source = term.target = term.mask = term.class_weights = None
         rates = self.buffers.rates()
+        if self.log.passes and self.log.passes[-1].rates == rates:
+            rates = self.log.passes[-1].rates
         self.log.passes.append(Pass(number, tuple(parts), opaque, rates))
         for owner in self.buffers.added(number, lambda: graph.reached(roots)):
             self.log.touched.setdefault(owner, []).append(number)
             self.since.setdefault(owner, []).append(number)
+
+    def _kept(self, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        """The same numbers, kept once: those of most micro-batches are the same."""
+        if len(self.numbers) > KEPT:
+            self.numbers.clear()
+        return self.numbers.setdefault(numbers, numbers)
 
     # Steps
 
@@ -166,9 +177,7 @@ def _part(term: graph.Term, name: str, batch: Batch, *, sure: bool) -> Part:
     units, weights, rows = term.units, term.weights, batch.rows
     even = term.even
     if rows and len(weights) != rows and len(weights) % rows == 0:
-        folded = torch.where(units != 0, weights / units.clamp(min=1e-300), torch.nan).view(rows, -1)
-        low, high = folded.nan_to_num(nan=torch.inf).amin(1), folded.nan_to_num(nan=-torch.inf).amax(1)
-        even = even and not bool(((high - low) > 1e-5 * torch.maximum(low.abs(), high.abs())).any())
+        even = even and graph.is_even(weights.view(rows, -1), units.view(rows, -1))
         units, weights = units.view(rows, -1).sum(1), weights.view(rows, -1).sum(1)
     contrasts = term.classes > 1 and term.classes == len(term.weights) and not sure and bool(batch.tensors)
     return Part(
