@@ -8,8 +8,12 @@ import shlex
 import traceback
 from pathlib import Path
 
+import torch._dynamo  # noqa: F401 - what the first optimizer of a process imports takes seconds
 from accumcheck.auditing import audit
 from accumcheck.scripts.execute import execute
+
+with contextlib.suppress(ImportError):
+    import sklearn.datasets  # noqa: F401 - so does what many scripts import
 
 SCRIPTS = Path(__file__).parent / "scripts"
 

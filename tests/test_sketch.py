@@ -1,11 +1,10 @@
 """The observer of ``accumcheck compare``: what it writes down, in this process and on literal tensors."""
 
 import math
-import sys
 
 import pytest
 import torch
-from accumcheck.scripts.sketch import WIDTH, Names, Observer, _AtImport, _samples
+from accumcheck.scripts.sketch import WIDTH, Names, Observer, _samples
 from torch import nn
 
 
@@ -80,18 +79,3 @@ def test_samples_are_indices_where_there_are_any(batch):
 def test_contents_are_left_out_where_rows_are_no_samples():
     assert _samples([1, 2], torch.zeros(5)) == (["1", "2"], [])
     assert _samples(None, "text") == ([], [])
-
-
-def test_a_module_is_hooked_once_it_is_imported(tmp_path, monkeypatch):
-    (tmp_path / "late_module.py").write_text("number = 7")
-    monkeypatch.syspath_prepend(tmp_path)
-    seen = []
-    hook = _AtImport("late_module", lambda: seen.append(sys.modules["late_module"].number))
-    monkeypatch.setattr(sys, "meta_path", [hook, *sys.meta_path])
-    import importlib.util  # noqa: PLC0415
-
-    assert importlib.util.find_spec("late_module")  # as libraries ask whether torch is there
-    assert seen == []
-    importlib.import_module("late_module")
-    assert seen == [7]
-    assert hook not in sys.meta_path

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -74,9 +74,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     cut = words.index("--") if words[:1] == ["compare"] and "--" in words else len(words)
     options = parser.parse_args(words[:cut])
     if options.command == "compare":
-        from accumcheck.scripts import compare  # noqa: PLC0415 - not for those who judge a loop
-
-        return STATUS[compare.main(options, words[cut:])]
+        return _compare(options, words[cut:])
     if options.command == "init":
         return _init(Path(options.file), options.loop)
     if options.command == "frameworks":
@@ -110,6 +108,31 @@ def _audit(words: list[str]) -> int:
     elif not options.json:
         print(result["text"], file=sys.stderr)
     return STATUS[result["object"]["verdict"]]
+
+
+def _compare(options: argparse.Namespace, words: list[str]) -> int:
+    """Compare the two commands behind ``--``."""
+    from accumcheck import text  # noqa: PLC0415 - not for those who judge a loop
+    from accumcheck.scripts.compare import Outcome, compare  # noqa: PLC0415
+
+    def show(line: str) -> None:
+        if sys.stderr.isatty() and not options.json:
+            print(f"accumcheck: {line}", file=sys.stderr, flush=True)
+
+    if options.figure and importlib.util.find_spec("matplotlib") is None:
+        outcome = Outcome([], error="--figure needs matplotlib, which is not installed: pip install matplotlib")
+    else:
+        asked = {"pin": not options.free, "keep_dropout": options.keep_dropout, "updates": options.updates}
+        outcome = compare(words, show, **asked)
+    if options.figure and outcome.pairs:
+        from accumcheck import figures  # noqa: PLC0415 - needs matplotlib
+
+        figures.save(figures.draw_compared(outcome), options.figure)
+    if options.json:
+        print(json.dumps(outcome.as_dict(), allow_nan=False))
+    if not options.json or outcome.error:
+        print(text.compared(outcome), file=sys.stderr if outcome.error else sys.stdout)
+    return STATUS[outcome.verdict]
 
 
 def _run_parser() -> argparse.ArgumentParser:

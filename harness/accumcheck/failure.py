@@ -32,16 +32,14 @@ class Failure:
             "program": None,
             "counterexample": None,
             "error": self.error,
-            "versions": {
-                "accumcheck": accumcheck.__version__,
-                "torch": _torch(),
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
         }
 
 
-def _torch() -> str:
+def versions() -> dict[str, str]:
+    """Of what a verdict depends on."""
     try:
-        return metadata.version("torch")
+        torch = metadata.version("torch")
     except metadata.PackageNotFoundError:
-        return "not installed"
+        torch = "not installed"
+    return {"accumcheck": accumcheck.__version__, "torch": torch, "python": platform.python_version()}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from accumcheck.explaining.evidence import Evidence, Pair, Reference
 from accumcheck.numbers import close, exact, same
 from accumcheck.probing.reading import Row
+from accumcheck.scripts.compare import Outcome
 from accumcheck.scripts.explain import Judgement
 from accumcheck.task import Sizes
 
@@ -168,4 +171,23 @@ def draw_script(judged: Judgement, title: str) -> Any:
         axis.set_yticks(range(steps), [str(first + each) for each in range(steps)])
     axes[0].set_ylabel("update")
     figure.suptitle(f"{title}\nfactor before each micro-batch's mean loss, k = {table.k}", fontsize=11)
+    return figure
+
+
+def draw_compared(outcome: Outcome) -> Any:
+    """The relative error of two commands by update: the worst tensor's, the median, and the tolerance as a band."""
+    figure = _matplotlib("matplotlib.figure").Figure(figsize=(7, 3.6), layout="constrained")
+    axis = figure.subplots()
+    numbers = [pair.update for pair in outcome.pairs]
+    worst = [pair.worst for pair in outcome.pairs]
+    lowest = min((d.unit for d in worst), default=1e-7) / 100
+    median = [statistics.median(d.error for d in pair.differences) for pair in outcome.pairs]
+    band = [d.tolerance if math.isfinite(d.tolerance) else math.nan for d in worst]
+    axis.fill_between(numbers, lowest, band, color=EDGE, alpha=0.25, linewidth=0, label="tolerance")
+    shown = {"marker": "o", "markersize": 3, "linewidth": 1.2}
+    axis.plot(numbers, [max(d.error, lowest) for d in worst], color=WRONG, label="worst tensor", **shown)
+    axis.plot(numbers, [max(each, lowest) for each in median], color=INK, label="median of tensors", **shown)
+    axis.set(yscale="log", xlabel="update", ylabel="relative error of the gradient")
+    axis.set_title(f"The second command beside the first: {outcome.verdict}", fontsize=11)
+    axis.legend(fontsize=8)
     return figure

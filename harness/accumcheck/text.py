@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from accumcheck.probing.model import MATRIX, SHARED, VECTOR
 from accumcheck.programs.laws import LAWS, SHARE, runs
 from accumcheck.programs.rules import RIGHT, SLOTS, Program, Shape
 from accumcheck.programs.simulate import CONVENTIONS
+from accumcheck.scripts import compare
 from accumcheck.scripts.explain import Judgement
 from accumcheck.training.tolerance import SMALLEST_BUG, Comparison
 
@@ -188,12 +190,13 @@ def block(finding: Finding) -> list[str]:
     return lines
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
+def _wrapped(text: str, indent: str = "", width: int = WIDTH) -> list[str]:
+    own = " " * (len(text) - len(text.lstrip()))
     return textwrap.wrap(
         text,
-        WIDTH,
+        width,
         initial_indent=indent,
-        subsequent_indent=f"{indent}  ",
+        subsequent_indent=f"{indent}{own}  ",
         break_long_words=False,
         break_on_hyphens=False,
     )
@@ -407,3 +410,48 @@ def script_lines(script: str, judged: Judgement, failure: str | None) -> list[st
                     break_on_hyphens=False,
                 )  # fmt: skip
     return lines
+
+
+# Two commands
+
+
+def compared(outcome: compare.Outcome) -> str:
+    """The report on two commands, in lines of at most 80 characters."""
+    if outcome.error is not None:
+        return f"accumcheck: {outcome.error}"
+    says = {"equivalent": "is equivalent to", "diverges": "diverges from"}.get(outcome.verdict, "cannot be judged by")
+    lines = [f"The second command {says} the first.", *map("  {}: {}".format, compare.ORDINAL, outcome.commands), ""]
+    if outcome.verdict == "equivalent":
+        margin = max((each.share for pair in outcome.pairs for each in pair.differences), default=0.0)
+        below = f"{margin:.2g} of its tolerance" if margin else "zero: equal to the bit"
+        lines.append(f"  {len(outcome.pairs)} updates were compared; the largest error is {below}.")
+    if outcome.wrong:
+        lines += _first_wrong(outcome.wrong[0])
+        numbers = [str(pair.update) for pair in outcome.wrong]
+        which = ", ".join(numbers[: 2 * compare.SHOWN]) + " ..." * (len(numbers) > 2 * compare.SHOWN)
+        lines.append(f"  {len(numbers)} of {len(outcome.pairs)} updates differ: {which}.")
+    lines += [f"  {reason[0].upper()}{reason[1:]}." for reason in outcome.reasons]
+    lines += [f"  Note: {note}." for note in outcome.notes]
+    return "\n".join(part for line in lines for part in _wrapped(line, width=80) or [""])
+
+
+def _first_wrong(pair: compare.Pair) -> Iterator[str]:
+    if pair.rates:
+        first, second = pair.rates
+        yield f"  At update {pair.update}, the learning rate is {second:.6g}, and {first:.6g} in the first."
+    if pair.wrong:
+        where = ", before clipping," * pair.before_clipping
+        aside = f" in its direction, and {pair.across:.2g} of it lies across"
+        aside = aside if not pair.across <= max(1e-3, 2 * pair.tolerance) else ""
+        yield f"  At update {pair.update}, the gradient{where} is {_times(pair.ratio)} that of the first{aside}."
+    for each in pair.wrong[: compare.SHOWN]:
+        times = "zero in the first" if math.isnan(each.ratio) else _times(each.ratio)
+        yield f"    {each.tensor}: {times}, error {each.error:.2g}, tolerance {each.tolerance:.2g}"
+    if len(pair.wrong) > compare.SHOWN:
+        yield f"    and {len(pair.wrong) - compare.SHOWN} more tensors"
+
+
+def _times(ratio: float) -> str:
+    near = Fraction(ratio).limit_denominator(32) if math.isfinite(ratio) else Fraction(0)
+    exact = near and abs(ratio / near - 1) < 1e-5 and near.denominator not in (1, 2, 4, 5, 10)
+    return f"{ratio:.4g} ({near}) times" if exact else f"{ratio:.4g} times"

@@ -20,22 +20,28 @@ class EnoughError(BaseException):
 def _as_called(script: str, arguments: Sequence[str], *, module: bool) -> Iterator[None]:
     kept = sys.argv, list(sys.path)
     sys.argv = [script, *arguments]
-    sys.path.insert(0, os.getcwd() if module else str(Path(script).absolute().parent))
+    if not sys.flags.safe_path:
+        sys.path.insert(0, os.getcwd() if module else os.path.dirname(os.path.realpath(script)))
     try:
         yield
     finally:
         sys.argv, sys.path[:] = kept
 
 
+def start(script: str, arguments: Sequence[str], *, module: bool = False) -> dict[str, Any]:
+    """Run a script, or a module as ``python -m`` does; its global names. What it raises is passed on."""
+    with _as_called(script, arguments, module=module):
+        return runpy.run_module(script, run_name="__main__", alter_sys=True) if module else _run_file(script)
+
+
 def execute(script: str, arguments: Sequence[str], *, module: bool = False) -> tuple[str | None, dict[str, Any]]:
-    """Run a script, or a module as ``python -m`` does; what went wrong, if anything, and its global names.
+    """As ``start``; what went wrong, if anything, and the global names.
 
     An error of the script is printed with its traceback, as Python does.
     """
     found: dict[str, Any] = {}
     try:
-        with _as_called(script, arguments, module=module):
-            found = runpy.run_module(script, run_name="__main__", alter_sys=True) if module else _run_file(script)
+        found = start(script, arguments, module=module)
     except EnoughError:
         return None, found
     except SystemExit as error:

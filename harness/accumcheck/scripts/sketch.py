@@ -3,7 +3,8 @@
 A *sketch* of a gradient is 64 sums of its elements, each element with a random sign that depends on the tensor's name
 and shape only. Distances, norms and ratios of sketches are, in the mean, those of the gradients.
 
-torch is imported when the script does it, so that what the script sets before that still counts.
+torch is imported before the script runs, as by ``accumcheck run``. What torch reads once, when it is imported, is set
+before the command (``OMP_NUM_THREADS=1 python train.py``): in the script it is too late.
 """
 
 from __future__ import annotations
@@ -12,35 +13,35 @@ import ctypes
 import functools
 import gc
 import hashlib
-import importlib.util
 import json
 import os
-import runpy
 import signal
 import sys
-import weakref
 import zlib
-from array import array
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from accumcheck.scripts.execute import EnoughError
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.weak import WeakTensorKeyDictionary
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.optim import Optimizer
-
-    from accumcheck.watching.steps import Update
+from accumcheck.scripts.batches import Draws, Pass, tensors_of
+from accumcheck.scripts.execute import EnoughError, start
+from accumcheck.scripts.log import Log
+from accumcheck.scripts.watch import Wrapper, watch_loaders
+from accumcheck.watching.steps import Update, watch
 
 WIDTH = 64  # numbers in a sketch
 CHUNK = 1 << 20  # elements that are summed at a time, in float64
 PR_SET_PDEATHSIG = 1
+DROPOUT = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 
 
 def main() -> None:
@@ -49,134 +50,71 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     observer = Observer(request)
-    if "torch" in sys.modules:
-        observer.install()
-    else:
-        sys.meta_path.insert(0, _AtImport("torch", observer.install))
+    observer.install()
     try:
-        _execute(request["script"], request["arguments"], module=request["module"])
+        start(request["script"], request["arguments"], module=request["module"])
     except BaseException:
         if not observer.enough:
             raise
 
 
-def _execute(script: str, arguments: Sequence[str], *, module: bool) -> None:
-    """Run a script, or a module, as ``python`` does."""
-    sys.argv = [script, *arguments]
-    if not sys.flags.safe_path:
-        sys.path.insert(0, os.getcwd() if module else os.path.dirname(os.path.realpath(script)))
-    if module:
-        runpy.run_module(script, run_name="__main__", alter_sys=True)
-    else:
-        runpy.run_path(script, run_name="__main__")
+@dataclass
+class Drawn(Draws):
+    """What loaders gave since the last step: number of the data set, its length, samples, what they hold."""
 
+    since: list[tuple[int, int | None, list[str], list[str]]] = field(default_factory=list)
 
-class _AtImport(MetaPathFinder):
-    """Calls ``then`` as soon as a module is imported."""
-
-    def __init__(self, name: str, then: Callable[[], None]) -> None:
-        self._name, self._then, self._asking = name, then, False
-
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if fullname != self._name or self._asking:
-            return None
-        self._asking = True
-        try:
-            spec = importlib.util.find_spec(fullname)
-        finally:
-            self._asking = False
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                execute(module)
-                if self in sys.meta_path:
-                    sys.meta_path.remove(self)
-                    self._then()
-
-            setattr(spec.loader, "exec_module", exec_module)  # noqa: B010 - mypy knows no other way
-        return spec
+    def drawn(self, each: Pass, data: object) -> None:
+        """A batch has come out of a loader."""
+        index = each.indices.popleft() if each.indices else None
+        if torch.is_grad_enabled():
+            dataset: Any = self.kept[each.loader]
+            length = None
+            with suppress(Exception):  # not every data set has one
+                length = len(dataset)
+            self.since.append((each.loader, length, *_samples(index, data)))
 
 
 class Observer:
-    """Writes a line for every optimizer and update to ``log.jsonl``, and sketches to ``sketches`` beside it."""
+    """Writes a file for every update into the folder of the request."""
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         self._request = request
         self._process = os.getpid()
-        folder = Path(request["folder"])
-        self._log, self._sketches = (folder / "log.jsonl").open("a"), (folder / "sketches").open("ab")
         self._hooks = ExitStack()
-        self._names = Names()
+        self._names, self._neutral = Names(), Neutral(request["neutral"])
+        self._draws = Drawn(Log())
         self._signs: dict[tuple[str, str], Tensor] = {}
-        self._optimizers: dict[tuple[str, ...], int] = {}
-        self._streams: dict[tuple[str, int | None], int] = {}
-        self._drawn: list[tuple[int, list[str], list[str]]] = []  # since the last step: stream, samples, contents
-        self._clipped: dict[int, tuple[int, Tensor]] = {}  # by a parameter's id: calls since its step, last sketch
-        self._nudged: dict[int, weakref.ref[Tensor]] = {}
-        self._generator: Any = None
-        self._coarsest = 0.0  # unit in the last place of what modules put out
+        self._begun: set[tuple[str, ...]] = set()  # the tensors of each optimizer that has stepped
+        self._clipped = WeakTensorKeyDictionary()  # sketches of what the last clipping since a step was given
+        self._stepped: list[tuple[str, Tensor]] = []
         self._kept: list[tuple[Tensor, Tensor]] = []
-        self._line: dict[str, Any] = {}
+        self._seen: dict[str, Any] = {}
         self._updates = 0
         self.enough = False
 
     def install(self) -> None:
         """Hook into torch, for the rest of the process."""
-        import torch  # noqa: PLC0415
-        from torch import nn  # noqa: PLC0415
-        from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook  # noqa: PLC0415
-        from torch.utils.data import dataloader  # noqa: PLC0415
-
-        from accumcheck.watching.steps import watch  # noqa: PLC0415
-
-        class Stepped(nn.Module):
-            """Stands for the model: its parameters are those of the optimizer that steps."""
-
-            parts: tuple[tuple[str, nn.Parameter], ...] = ()
-
-            def named_parameters(self, *_: Any, **__: Any) -> Iterator[tuple[str, nn.Parameter]]:
-                return iter(self.parts)
-
-        stepped = Stepped()
-
-        def on_step(optimizer: Optimizer, *_: Any) -> None:
-            parameters = [each for group in optimizer.param_groups for each in group["params"]]
-            stepped.parts = tuple(zip(self._names.of(parameters), parameters, strict=True))
-
-        register_optimizer_step_pre_hook(on_step)  # first, as the next one asks for the names
-        self._hooks.enter_context(watch(stepped, self._before, self._after))
-        _wrap(nn.utils, "clip_grad_norm_", self._clip)
-        _wrap(nn.utils, "clip_grad_value_", self._clip)
-        for name in ("clip_grad_norm_", "clip_grad_value_"):
-            setattr(nn.utils.clip_grad, name, getattr(nn.utils, name))
-        _wrap(dataloader._BaseDataLoaderIter, "_next_index", _note_index)
-        _wrap(dataloader._BaseDataLoaderIter, "_reset", _forget_indices)
-        _wrap(dataloader._BaseDataLoaderIter, "__next__", self._next)
+        register_optimizer_step_pre_hook(self._meet)  # first, as the next one asks for the names
+        self._hooks.enter_context(watch(self, self._before, self._after))
+        for owner in (nn.utils, nn.utils.clip_grad):
+            for name in ("clip_grad_norm_", "clip_grad_value_"):
+                _patch(owner, name, _around(self._clip))
+        watch_loaders(self._draws, _patch)
         if not self._request["keep_dropout"]:
             _without_dropout()
         if self._request["neutral"]:
-            threads = torch.get_num_threads()
-            torch.set_num_threads(threads // 2 if threads > 1 else 2)
-            _wrap(Optimizer, "add_param_group", self._nudge)
-            nn.modules.module.register_module_forward_hook(self._nudge_output)
-        self._write({"torch": torch.__version__})
+            self._neutral.install()
 
-    def _write(self, line: dict[str, Any]) -> None:
-        self._sketches.flush()
-        self._log.write(json.dumps(line) + "\n")
-        self._log.flush()  # the script may end by os._exit
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Those of the optimizer that steps."""
+        return iter(self._stepped)
 
-    def _put(self, sketches: Sequence[Tensor]) -> int:
-        """Append sketches to the file; where the first one starts."""
-        at = self._sketches.tell()
-        for each in sketches:
-            array("d", each.tolist()).tofile(self._sketches)
-        return at
+    def _meet(self, optimizer: Optimizer, *_: Any) -> None:
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        self._stepped = list(zip(self._names.of(parameters), parameters, strict=True))
 
     def _sketch(self, name: str, tensor: Tensor) -> Tensor:
-        import torch  # noqa: PLC0415
-
         with torch.no_grad():
             tensor = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
             tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
@@ -188,51 +126,40 @@ class Observer:
                 self._signs[key] = signs.to(flat.device)
             total = torch.zeros(WIDTH, dtype=torch.float64, device="cpu")
             for part, signs in zip(flat.split(CHUNK), self._signs[key].split(CHUNK), strict=True):
-                signed = part.double() * signs
-                whole = signed.numel() // WIDTH * WIDTH
-                total += signed[:whole].view(-1, WIDTH).sum(0).cpu()
-                total[: signed.numel() - whole] += signed[whole:].cpu()
+                whole = functional.pad(part.double() * signs, (0, -part.numel() % WIDTH))
+                total += whole.view(-1, WIDTH).sum(0).cpu()
             return total
 
-    def _before(self, update: Update) -> None:
-        import torch  # noqa: PLC0415
+    def _sketches(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([self._sketch(name, each) for name, each in tensors.items()])
 
+    def _before(self, update: Update) -> None:
         if os.getpid() != self._process or self.enough:
             return
-        names, parameters = list(update.parameters), list(update.parameters.values())
-        key = tuple(f"{name} {list(p.shape)}" for name, p in update.parameters.items())
-        if key not in self._optimizers:
-            self._optimizers[key] = len(self._optimizers)
-            grads = [p.dtype if p.grad is None else p.grad.dtype for p in parameters]
-            self._write(
-                {
-                    "optimizer": self._optimizers[key],
-                    "class": type(update.optimizer).__name__,
-                    "names": names,
-                    "shapes": [list(p.shape) for p in parameters],
-                    "units": [torch.finfo(dtype).eps for dtype in grads],
-                    "batch_norm": self._names.batch_norm,
-                    "at": self._put([self._sketch(name, p) for name, p in update.parameters.items()]),
-                }
-            )
-        clipped = [self._clipped.pop(id(p), None) for p in parameters]
-        missing = torch.full((WIDTH,), torch.nan, dtype=torch.float64, device="cpu")
-        self._line = {
+        names, parameters = tuple(update.parameters), list(update.parameters.values())
+        gradient = self._sketches(update.gradients)
+        clipped = [self._clipped.pop(each, None) for each in parameters]
+        before = [row if each is None else each for row, each in zip(gradient, clipped, strict=True)]
+        self._seen = {
             "update": self._updates,
-            "optimizer": self._optimizers[key],
-            "at": self._put([self._sketch(name, each) for name, each in update.gradients.items()]),
-            "clips": max((each[0] for each in clipped if each), default=0),
-            "clipped_at": self._put([each[1] if each else missing for each in clipped]) if any(clipped) else None,
+            "names": names,
+            "shapes": [list(each.shape) for each in parameters],
+            "units": [torch.finfo((p if p.grad is None else p.grad).dtype).eps for p in parameters],
+            "narrow": self._neutral.coarsest,
+            "start": None if names in self._begun else self._sketches(update.parameters),
+            "clipped": None if all(each is None for each in clipped) else torch.stack(before),
+            "gradient": gradient,
             "rates": [update.learning_rates.get(name) for name in names],
-            "drawn": self._drawn,
+            "drawn": self._draws.since,
+            "batch_norm": self._names.batch_norm,
+            "torch": str(torch.__version__),
         }
-        self._drawn = []
+        self._begun.add(names)
+        self._draws.since = []
         if self._request["pin"]:
-            self._kept = [(p, p.detach().clone()) for p in parameters]
+            self._kept = [(each, each.detach().clone()) for each in parameters]
 
     def _after(self, _: Update) -> None:
-        import torch  # noqa: PLC0415
-
         if os.getpid() != self._process:
             return
         if self.enough:  # the script has caught it
@@ -241,103 +168,77 @@ class Observer:
             for parameter, value in self._kept:
                 parameter.copy_(value)
         self._kept = []
-        self._write(self._line)
+        torch.save(self._seen, Path(self._request["folder"], f"{self._updates:08}.pt"))
         self._updates += 1
         if self._updates == self._request["updates"]:
             self.enough = True
             raise EnoughError
 
-    def _clip(self, clip: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        import torch  # noqa: PLC0415
-
-        given = kwargs.pop("parameters") if "parameters" in kwargs else args[0]
-        rest = args[1:] if args else ()
-        parameters = [given] if isinstance(given, torch.Tensor) else list(given)
+    def _clip(self, clip: Callable[..., Any], parameters: Any, *args: Any, **kwargs: Any) -> Any:
+        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         for name, parameter in zip(self._names.of(parameters), parameters, strict=True):
             if parameter.grad is not None:
-                calls, _ = self._clipped.get(id(parameter), (0, None))
-                self._clipped[id(parameter)] = calls + 1, self._sketch(name, parameter.grad)
-        return clip(parameters, *rest, **kwargs)
+                self._clipped[parameter] = self._sketch(name, parameter.grad)
+        return clip(parameters, *args, **kwargs)
+
+
+class Neutral:
+    """Changes that mean nothing: other threads, and numbers that move by a unit in the last place."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator("cpu").manual_seed(seed)
+        self._nudged = WeakTensorKeyDictionary()
+        self.coarsest = 0.0  # unit in the last place of what modules put out
+
+    def install(self) -> None:
+        """Make the changes, for the rest of the process."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(threads // 2 if threads > 1 else 2)
+        _patch(Optimizer, "add_param_group", _around(self._nudge))
+        nn.modules.module.register_module_forward_hook(self._nudge_output)
 
     def _nudge(self, add: Callable[..., Any], optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
-        """Move the parameters of an optimizer by a unit in the last place, once."""
-        import torch  # noqa: PLC0415
-
+        """Move the parameters of an optimizer, once."""
         add(optimizer, *args, **kwargs)
         with torch.no_grad():
             for parameter in optimizer.param_groups[-1]["params"]:
-                done = self._nudged.get(id(parameter), lambda: None)() is parameter
-                if not done and parameter.is_floating_point():
-                    self._nudged[id(parameter)] = weakref.ref(parameter)
+                if parameter not in self._nudged and parameter.is_floating_point():
+                    self._nudged[parameter] = True
                     parameter.mul_(self._units(parameter))
 
     def _nudge_output(self, module: Any, _: object, output: Any) -> Any:
         """Move what a module with parameters of its own puts out: autocast rounds a nudge of parameters away."""
-        import torch  # noqa: PLC0415
-
         own = next(module.parameters(recurse=False), None) is not None
-        if own and isinstance(output, torch.Tensor) and output.is_floating_point():
-            if (unit := torch.finfo(output.dtype).eps) > self._coarsest:
-                self._coarsest = unit
-                self._write({"coarsest": unit})
+        if own and isinstance(output, Tensor) and output.is_floating_point():
+            self.coarsest = max(self.coarsest, torch.finfo(output.dtype).eps)
             return output * self._units(output)
         return output
 
     def _units(self, tensor: Tensor) -> Tensor:
         """One, plus or minus a unit in the last place of the tensor's dtype, for each of its elements."""
-        import torch  # noqa: PLC0415
-
-        if self._generator is None:
-            self._generator = torch.Generator("cpu").manual_seed(self._request["neutral"])
         signs = torch.randint(0, 2, tensor.shape, generator=self._generator, device="cpu") * 2 - 1
         return 1 + signs.to(tensor.device, tensor.dtype) * torch.finfo(tensor.dtype).eps
-
-    def _next(self, get: Callable[..., Any], iterator: Any) -> Any:
-        import torch  # noqa: PLC0415
-
-        batch = get(iterator)
-        indices = iterator.__dict__.get("_accumcheck_indices")
-        index = indices.popleft() if indices else None
-        if torch.is_grad_enabled() and os.getpid() == self._process:
-            dataset = iterator._dataset
-            length = None
-            with suppress(Exception):
-                length = len(dataset)
-            key = (type(dataset).__name__, length)
-            if key not in self._streams:
-                self._streams[key] = len(self._streams)
-                self._write({"stream": self._streams[key], "class": key[0], "length": length})
-            self._drawn.append((self._streams[key], *_samples(index, batch)))
-        return batch
 
 
 class Names:
     """What the modules of the process call parameters; a number for those that no module has."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[Tensor], str]] = {}
-        self._uses: dict[str, int] = {}
+        self._known = WeakTensorKeyDictionary()
+        self._uses: Counter[str] = Counter()
         self.batch_norm = False
 
     def of(self, parameters: Sequence[Tensor]) -> list[str]:
         """Their names, each of which belongs to one parameter only."""
-        if any(self._get(each) is None for each in parameters):
-            found = self._search()
-            for each in parameters:
-                if self._get(each) is None:
-                    name = found.get(id(each), "tensor")
-                    self._uses[name] = self._uses.get(name, 0) + 1
-                    unique = name if self._uses[name] == 1 else f"{name} ({self._uses[name]})"
-                    self._known[id(each)] = weakref.ref(each), unique
-        return [self._known[id(each)][1] for each in parameters]
-
-    def _get(self, parameter: Tensor) -> str | None:
-        known = self._known.get(id(parameter))
-        return known[1] if known and known[0]() is parameter else None
+        found = {} if all(each in self._known for each in parameters) else self._search()
+        for each in parameters:
+            if each not in self._known:
+                name = found.get(id(each), "tensor")
+                self._uses[name] += 1
+                self._known[each] = name if self._uses[name] == 1 else f"{name} ({self._uses[name]})"
+        return [self._known[each] for each in parameters]
 
     def _search(self) -> dict[int, str]:
-        from torch import nn  # noqa: PLC0415
-
         # type(), as isinstance would wake up objects that imitate others.
         modules = [each for each in gc.get_objects() if issubclass(type(each), nn.Module)]
         self.batch_norm |= any(issubclass(type(each), nn.modules.batchnorm._BatchNorm) for each in modules)
@@ -357,32 +258,21 @@ def _plain(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
 
 
-def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-    """Replace a function by ``wrapper``, which gets the function and its arguments."""
+def _patch(owner: Any, name: str, wrapper: Wrapper) -> None:
+    """Replace a function, for the rest of the process."""
     original = getattr(owner, name)
-
-    @functools.wraps(original)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return wrapper(original, *args, **kwargs)
-
-    setattr(owner, name, wrapped)
+    setattr(owner, name, functools.wraps(original)(wrapper(original)))
 
 
-def _note_index(get: Callable[..., Any], iterator: Any) -> Any:
-    index = get(iterator)
-    iterator.__dict__.setdefault("_accumcheck_indices", deque()).append(index)
-    return index
-
-
-def _forget_indices(reset: Callable[..., Any], iterator: Any, *args: Any, **kwargs: Any) -> None:
-    iterator.__dict__.pop("_accumcheck_indices", None)
-    reset(iterator, *args, **kwargs)
+def _around(call: Callable[..., Any]) -> Wrapper:
+    """``call`` in the place of a function, which it gets before the arguments."""
+    return lambda original: lambda *args, **kwargs: call(original, *args, **kwargs)
 
 
 def _samples(index: Any, batch: Any) -> tuple[list[str], list[str]]:
     """The samples of a batch, and what they hold: indices where there are any, else twice the same hashes."""
-    tensor = next(_tensors(batch), None)
-    indices = [] if index is None else list(index) if isinstance(index, Sequence) else [index]
+    tensor = next(tensors_of(batch), None)
+    indices = index if isinstance(index, Sequence) else [index]
     names = [str(each) for each in indices if each is not None]
     rows: Iterable[Tensor] = ()
     if tensor is not None:
@@ -391,31 +281,13 @@ def _samples(index: Any, batch: Any) -> tuple[list[str], list[str]]:
     return (names, contents if len(contents) == len(names) else []) if names else (contents, contents)
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    import torch  # noqa: PLC0415
-
-    if isinstance(batch, torch.Tensor):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for each in batch.values():
-            yield from _tensors(each)
-    elif isinstance(batch, list | tuple):
-        for each in batch:
-            yield from _tensors(each)
-
-
 def _hash(row: Tensor) -> str:
-    import torch  # noqa: PLC0415
-
     data = row.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.blake2b(data.numpy().tobytes(), digest_size=8).hexdigest()
 
 
 def _without_dropout() -> None:
     """Let dropout do what it does in evaluation: nothing, without a draw from the random stream."""
-    import torch  # noqa: PLC0415
-    from torch import nn  # noqa: PLC0415
-    from torch.nn import functional as F  # noqa: PLC0415
 
     def same(_: Callable[..., Tensor], input: Tensor, *__: Any, **___: Any) -> Tensor:
         return input
@@ -425,17 +297,13 @@ def _without_dropout() -> None:
         return attend(*args[:4], 0.0, *args[5:], **kwargs) if len(args) > 4 else attend(*args, **kwargs)
 
     def recur(forward: Callable[..., Any], layers: Any, *args: Any, **kwargs: Any) -> Any:
-        kept, layers.dropout = layers.dropout, 0.0
-        try:
-            return forward(layers, *args, **kwargs)
-        finally:
-            layers.dropout = kept
+        layers.dropout = 0.0
+        return forward(layers, *args, **kwargs)
 
-    for owner, names in ((F, ("", "1d", "2d", "3d")), (torch, ("",))):
-        for name in names:
-            _wrap(owner, f"dropout{name}", same)
-        for name in ("alpha_dropout", "feature_alpha_dropout"):
-            _wrap(owner, name, same)
-    _wrap(F, "scaled_dot_product_attention", attention)
+    for owner in (functional, torch):
+        for name in DROPOUT:
+            if hasattr(owner, name):
+                _patch(owner, name, _around(same))
+    _patch(functional, "scaled_dot_product_attention", _around(attention))
     for kind in (nn.RNN, nn.LSTM, nn.GRU):
-        _wrap(kind, "forward", recur)
+        _patch(kind, "forward", _around(recur))

@@ -198,7 +198,7 @@ def observing(observer: Observer, samples: int | None = None) -> Iterator[None]:
 
         if samples is not None:
             patch(DataLoader, "__init__", _fewer(samples))
-        _watch_loaders(observer.draws, patch)
+        watch_loaders(observer.draws, patch)
         _watch_passes(observer, patch)
         _watch_schedules(observer, patch)
         patch(argparse.ArgumentParser, "parse_known_args", _hints(observer.log))
@@ -210,7 +210,9 @@ def observing(observer: Observer, samples: int | None = None) -> Iterator[None]:
 Patch = Callable[[Any, str, Wrapper], None]
 
 
-def _watch_loaders(draws: Draws, patch: Patch) -> None:
+def watch_loaders(draws: Draws, patch: Patch) -> None:
+    """Tell ``draws`` what comes out of loaders; ``patch`` replaces torch's functions."""
+
     def init(original: Callable[..., Any]) -> Callable[..., Any]:
         def __init__(self: Any, loader: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
             self._accumcheck = draws.begin(loader)
