@@ -285,10 +285,10 @@ def _judge(first: Trace, second: Trace, neutral: Sequence[Trace], texts: Sequenc
     seen = {d.tensor for pair in outcome.pairs for d in pair.differences if d.error or d.tolerance < math.inf}
     if not seen:
         raise CompareError("every gradient of both commands is zero, which proves nothing: look at the loss")
-    for tensors, updates in first.by_tensors.items():
-        if len(updates) != (others := len(second.by_tensors[tensors])) and not outcome.reasons:
+    for tensors, ours in first.by_tensors.items():
+        if len(ours) != (others := len(second.by_tensors[tensors])) and not outcome.reasons:
             which = f" of {_some(tensors)}" if len(first.by_tensors) > 1 else ""
-            outcome.reasons.append(f"the first command makes {len(updates)} updates{which}, the second {others}")
+            outcome.reasons.append(f"the first command makes {len(ours)} updates{which}, the second {others}")
     if outcome.wrong or outcome.reasons:
         outcome.verdict = "diverges"
     else:
