@@ -54,7 +54,10 @@ class ScriptReport:
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
         judged = self.judgement
-        findings = [finding_as_dict(f) | {"message": text.script_message(f)} for f in judged.findings]
+        findings = [
+            finding_as_dict(f) | {"message": text.script_message(f), "where": text.place_of(f, judged.sites)}
+            for f in judged.findings
+        ]
         program = next((each.program for each in judged.optimizers if each.program), None)
         return {
             "loop": self.script,
@@ -78,7 +81,11 @@ class ScriptReport:
         }
 
     def __str__(self) -> str:
-        return "\n".join(text.script_lines(self.script, self.judgement, self.failure))
+        return self.text()
+
+    def text(self, width: int = text.WIDTH) -> str:
+        """The report in words, in lines of at most so many characters."""
+        return "\n".join(text.script_lines(self.script, self.judgement, self.failure, width))
 
 
 def audit(
@@ -144,7 +151,7 @@ def main() -> None:
                 save(figure, request["figure"])
         path = Path(request["result"])
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"object": found.as_dict(), "text": str(found)}))
+        partial.write_text(json.dumps({"object": found.as_dict(), "text": found.text(request["width"])}))
         partial.replace(path)
 
     tries = 0

@@ -98,7 +98,7 @@ def _audit(words: list[str]) -> int:
         name: getattr(options, name)
         for name in ("accumulation_steps", "objective", "samples", "updates", "module", "figure", "ranks")
     }
-    result = run(script, rest, asked)
+    result = run(script, rest, {**asked, "width": _width()})
     if result is None:  # rank 0 reports
         return 0
     if options.json:
@@ -169,6 +169,11 @@ def _run_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _width() -> int:
+    """Characters in a line: those of the terminal, between 60 and 120; 80 where there is none."""
+    return min(max(shutil.get_terminal_size((80, 24)).columns, 60), 120)
+
+
 def _writable(text: str) -> str:
     path = Path(text)
     if path.is_dir():
@@ -183,6 +188,7 @@ def _check(options: argparse.Namespace) -> int:
     asked = {name: getattr(options, name) for name in ("objective", "seed", "device", "ranks", "time_limit", "figure")}
     asked["import_limit"] = max(options.time_limit, isolated.IMPORT_LIMIT)
     asked["colour"] = sys.stdout.isatty() and not options.json
+    asked["width"] = _width()
     objects = []
     progress = Progress(silent=options.json)
     for result in isolated.judged(options.loops, asked, progress.show):

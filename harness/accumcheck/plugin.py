@@ -121,7 +121,7 @@ def accumcheck_run() -> Any:
     def run_script(script: str, *arguments: str, **options: Any) -> Run:
         if unknown := sorted(set(options) - set(known)):
             raise pytest.UsageError(f"accumcheck_run has no option {unknown[0]!r}: choose from {', '.join(known)}")
-        result = run(script, arguments, {**dict.fromkeys(known), "figure": None, **options})
+        result = run(script, arguments, {**dict.fromkeys(known), "figure": None, "width": 80, **options})
         if result is None:
             pytest.skip("rank 0 of torchrun judges the script")
         found = Run(result)

@@ -16,6 +16,8 @@ from accumcheck import text
 from accumcheck.explaining.evidence import Evidence, Reference
 from accumcheck.explaining.finding import Finding, Verdict
 from accumcheck.explaining.judge import Outcome
+from accumcheck.numbers import exact
+from accumcheck.programs.listing import fix_of
 from accumcheck.programs.rules import Program
 from accumcheck.task import Sizes
 from accumcheck.training.tolerance import Comparison
@@ -115,15 +117,29 @@ class Report:
             "loop": self.loop,
             "verdict": self.verdict,
             "objectives": {
-                o.objective: {"verdict": o.verdict or "error", "findings": [finding_as_dict(f) for f in o.findings]}
+                o.objective: {"verdict": o.verdict or "error", "findings": [finding_as_dict(f, o) for f in o.findings]}
                 for o in self.outcomes
             },
-            "findings": [finding_as_dict(finding) for finding in self.findings],
+            "findings": [
+                finding_as_dict(f, next((o for o in self.asked if f in o.findings), None)) for f in self.findings
+            ],
             "program": self.program and self.program.as_dict(),
             "counterexample": sizes_as_dict(self.counterexample),
+            "matrix": self._matrix(),
             "error": self.error,
             "versions": versions(),
             **({} if self.ranks is None else {"ranks": self.ranks}),
+        }
+
+    def _matrix(self) -> dict[str, Any] | None:
+        """Exact weights at the counterexample, a row for each update, and those of full-batch training."""
+        if not self.probed:
+            return None
+        pair = self.probed.small
+        due = pair.due(pair.ours.kind, self.reference)
+        return {
+            "weights": [[str(exact(weight)) for weight in row] for row in pair.ours.matrix],
+            "should_be": [[str(exact(weight)) for weight in row] for row in due],
         }
 
     def to_json(self) -> str:
@@ -149,17 +165,15 @@ class Report:
         return pd.DataFrame(rows)
 
     def __str__(self) -> str:
-        return "\n".join([self.headline, *text.body(self)])
+        return self.text()
+
+    def text(self, width: int = text.WIDTH) -> str:
+        """The report in words, in lines of at most so many characters."""
+        return "\n".join(text.lines_of(self, width))
 
     def __rich__(self) -> Any:
-        from rich.text import Text  # noqa: PLC0415
 
-        shown = Text(str(self))
-        colours = {"equivalent": "bold green", "diverges": "bold red", "inconclusive": "bold yellow"}
-        shown.stylize(colours[self.verdict], 0, len(self.headline))
-        shown.highlight_words([f.id for o in self.outcomes for f in o.findings], "bold")
-        shown.highlight_words(["Fix:", "Note:", "Not judged:"], "bold cyan")
-        return shown
+        return coloured(str(self))
 
     @property
     def headline(self) -> str:
@@ -167,8 +181,19 @@ class Report:
         return text.headline(self)
 
 
-def finding_as_dict(finding: Finding) -> dict[str, object]:
-    """The JSON form of a finding."""
+def coloured(report: str) -> Any:
+    """The words of a report as rich has them: verdicts and changed lines in colour."""
+    from rich.text import Text  # noqa: PLC0415
+
+    shown = Text(report)
+    for pattern, style in text.STYLES.items():
+        shown.highlight_regex(pattern, style)
+    return shown
+
+
+def finding_as_dict(finding: Finding, outcome: Outcome | None = None) -> dict[str, object]:
+    """The JSON form of a finding; ``outcome`` knows the program and the lines of the loop."""
+    program = outcome.program if outcome and finding.slot else None
     return {
         "id": finding.id,
         "step": finding.step,
@@ -178,8 +203,8 @@ def finding_as_dict(finding: Finding) -> dict[str, object]:
         "due": None if finding.due is None else str(finding.due),
         "ratio": finding.ratio,
         "message": text.message(finding),
-        "fix": text.fix(finding),
-        "where": None,
+        "fix": fix_of(program, outcome.objective) if program and outcome else text.fix(finding),
+        "where": text.place_of(finding, outcome.sites) if outcome else None,
     }
 
 

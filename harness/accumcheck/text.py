@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from accumcheck.explaining.excerpt import Excerpt
 from accumcheck.explaining.finding import Finding, Verdict, Weight
 from accumcheck.explaining.judge import Outcome
 from accumcheck.probing.model import MATRIX, SHARED, VECTOR
 from accumcheck.programs.laws import LAWS, SHARE, runs
-from accumcheck.programs.rules import RIGHT, SLOTS, Program, Shape
+from accumcheck.programs.listing import listing
+from accumcheck.programs.rules import Program, Shape
 from accumcheck.programs.simulate import CONVENTIONS
 from accumcheck.scripts import compare
-from accumcheck.scripts.explain import Judgement
+from accumcheck.scripts.explain import Judged, Judgement
+from accumcheck.task import Objective, Sizes
 from accumcheck.training.tolerance import SMALLEST_BUG, Comparison
+from accumcheck.watching.sites import BACKWARD, STEP, ZERO_GRAD
 
 if TYPE_CHECKING:
     from accumcheck.report import Report
 
-WIDTH = 100
-OVER = {"sample": "means over samples", "token": "means over tokens", "both": "means over samples and tokens"}
-MATTERS = {
-    "sample": "matters if your loss averages over samples",
-    "token": "matters if your loss averages over tokens",
-}
+WIDTH = 80
+OVER = {"sample": "a mean over samples", "token": "a mean over tokens"}
 KINDS = {MATRIX: "the weight matrix", VECTOR: "the biases", SHARED: "the parameter that all samples share"}
 # What the loop does wrong; the law in LAWS says what it should do.
 WRONG = {
@@ -34,23 +34,32 @@ WRONG = {
     "batch-coupled": "A sample's gradient depends on which samples share its micro-batch.",
     "unsynchronised-replicas": "Ranks step with different gradients or learning rates.",
     "step-per-micro-batch": "The optimizer steps after every micro-batch, not once in k micro-batches.",
-    "early-first-step": "The first step comes too early: the condition is already true at the first micro-batch.",
-    "wrong-window": "A window holds another number of micro-batches than k.",
+    "early-first-step": (
+        "The first step comes too early. The condition is already true at the first micro-batch, so all "
+        "later windows are shifted."
+    ),
+    "wrong-window": "Windows are not k micro-batches long.",
     "gradients-lost": "Gradients are cleared before the step that should use them.",
-    "gradients-not-reset": "Gradients of earlier updates are still there: they go into the update again.",
+    "gradients-not-reset": "Gradients of earlier updates are still there, and go into the update again.",
     "clipped-per-micro-batch": "Gradients are clipped or rescaled at micro-batches, before the window is complete.",
-    "unscaled-loss": "The update is the sum of its micro-batches, not their mean.",
-    "over-scaled-loss": "The loss of every window is divided once too often.",
-    "wrong-scale": "The loss of every window is divided by the wrong number.",
+    "unscaled-loss": "Each update is the sum of its micro-batches, not their mean. It is too large.",
+    "over-scaled-loss": "The loss is divided once too often. Each update is too small.",
+    "wrong-scale": "The loss is divided by the wrong number.",
     "scheduler-per-micro-batch": "The learning rate, or another setting, is not the one of full-batch training.",
     "sample-order": "The order of the samples depends on the micro-batch size.",
     "low-precision-accumulation": "Partial sums are rounded in a narrow dtype.",
-    "token-weighting": "Micro-batches with unequal numbers of tokens weigh the same.",
-    "split-tail": "The last, short window of an epoch is spread over several steps.",
-    "carried-tail": "The last, short window of an epoch runs on into the next epoch.",
-    "dropped-tail": "The samples of the last, short window of an epoch go into no update.",
-    "tail-scaled-by-k": "A short last window is divided by k, though it holds fewer than k micro-batches.",
-    "mean-of-means": "Micro-batches with unequal numbers of samples weigh the same.",
+    "token-weighting": "A micro-batch with few tokens counts as much as one with many.",
+    "split-tail": "The last, short window of an epoch makes several updates, not one.",
+    "carried-tail": (
+        "The last, short window of an epoch makes no update of its own. Its gradients go into the next "
+        "epoch's first update."
+    ),
+    "dropped-tail": "The last, short window of each epoch is dropped: its samples go into no update.",
+    "tail-scaled-by-k": (
+        "The last, short window of each epoch is divided by k, though it holds fewer than k micro-batches. "
+        "Its update is too small."
+    ),
+    "mean-of-means": "A micro-batch with few samples counts as much as a full one.",
     "unexplained": "The weights are not those of full-batch training, and no known rule makes them.",
 }
 LOSS = "loss = loss_fn(outputs, targets)"
@@ -180,106 +189,290 @@ def fix(finding: Finding) -> str:
     return usual
 
 
-def block(finding: Finding) -> list[str]:
-    """A finding as lines: what is wrong, where it shows, how to put it right, who had it too."""
-    lines = _wrapped(f"{finding.id}: {wrong(finding)}", "  ")
-    lines += _wrapped(witness(finding), "    ")
-    lines += _wrapped(f"Fix: {fix(finding)}", "    ")
-    if (thread := LAWS[finding.id].thread) and not _on_ranks(finding):
-        lines.append(f"    The same elsewhere: {thread}")
+def tagged(sentence: str, name: str, width: int) -> list[str]:
+    """A sentence, with a finding's id at the end of its last line."""
+    lines = _wrapped(sentence, "  ", width)
+    tag = f"[{name}]"
+    if len(lines[-1]) + 2 + len(tag) > width:
+        lines.append("")
+    lines[-1] = f"{lines[-1]}{tag.rjust(width - len(lines[-1]))}"
+    return lines
+
+
+def table(excerpt: Excerpt, who: str, width: int) -> list[str]:
+    """Weights of one update, as they are and as they should be; as many columns as fit."""
+    columns = list(zip(excerpt.columns, map(_cell, excerpt.ours), map(_cell, excerpt.due), strict=True))
+    size = max(len(cell) for column in columns for cell in column)
+    labels = [excerpt.what, who, "should be"]
+    margin = "      "
+    room = (width - len(margin) - max(map(len, labels)) - 2) // (size + 2)
+    if room < len(columns):
+        columns = [column for column in columns if set(column[1:]) != {ZERO}]
+    more = "  ..." if room < len(columns) else ""
+    cells = list(zip(*columns, strict=True))
+    lines = []
+    for label, row in zip(labels, cells, strict=True):
+        shown = "".join(cell.rjust(size + 2) for cell in row[: room - bool(more)])
+        lines.append(f"{margin}{label.ljust(max(map(len, labels)))}{shown}{more}")
+    if remark := _remark(excerpt):
+        if len(lines[-1]) + 4 + len(remark) <= width:
+            lines[-1] += f"    {remark}"
+        else:
+            lines.append(f"{margin}{remark}")
+    return lines
+
+
+ZERO = "·"
+
+
+def _cell(weight: Weight) -> str:
+    return ZERO if not weight else str(weight) if isinstance(weight, Fraction) else f"{weight:.3g}"
+
+
+def _remark(excerpt: Excerpt) -> str:
+    ratio = excerpt.ratio
+    if ratio is None or not excerpt.only_wrong:
+        return ""
+    if ratio == 0:
+        return "missing"
+    if ratio < 0:
+        return "the wrong sign"
+    if ratio < 1:
+        return f"{1 - ratio:.0%} too small"
+    return f"{ratio:.4g} times too large" if ratio >= 2 else f"{ratio - 1:.0%} too large"
+
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
+
+def _where(excerpt: Excerpt, kinds: Sequence[str], objective: Objective) -> str:
+    sizes = excerpt.sizes
+    assert sizes is not None
+    each = len(sizes.window_lengths()) // sizes.epochs
+    place = excerpt.update % each if excerpt.every_epoch else excerpt.update
+    which = f"the {ORDINALS[place]} update" if place < len(ORDINALS) else f"update {place} (the first is 0)"
+    which += " of each epoch" * excerpt.every_epoch
+    words = [f"{_many(sizes.samples, 'sample')}, micro-batches of {micro_batch(sizes)}, k = {sizes.accumulation_steps}"]
+    words += [f"for {' and '.join(KINDS.get(kind, kind) for kind in kinds)}"] * bool(kinds)
+    words += ["where gradients are large"] * excerpt.large
+    weight = ", the weight of each token" if objective == "token" else ""
+    return f"{', '.join([*words, which])}{weight}:"
+
+
+def micro_batch(sizes: Sizes) -> str:
+    """The size of a micro-batch; of several ranks, that of each."""
+    ranks = getattr(sizes, "ranks", 1)
+    return f"{sizes.micro_batch_size // ranks} on each of {ranks} ranks" if ranks > 1 else str(sizes.micro_batch_size)
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def block(
+    finding: Finding,
+    excerpt: Excerpt | None = None,
+    objective: Objective = "sample",
+    width: int = WIDTH,
+    *,
+    explained: bool = False,
+) -> list[str]:
+    """A finding as lines: what is wrong, where it shows, and what puts it right where no listing says it."""
+    lines = tagged(wrong(finding), finding.id, width)
+    if excerpt is not None:
+        lines += ["", *_wrapped(_where(excerpt, finding.kinds, objective), "  ", width), ""]
+        lines += table(excerpt, "your loop", width)
+    elif seen := witness(finding):
+        lines += _wrapped(seen, "  ", width)
+    if not explained:
+        lines += ["", *_wrapped(f"Fix: {fix(finding)}", "  ", width)]
     return lines
 
 
 def _wrapped(text: str, indent: str = "", width: int = WIDTH) -> list[str]:
+    """Lines of at most so many characters; those behind the first hang, except in a paragraph of its own."""
     own = " " * (len(text) - len(text.lstrip()))
+    head, _, _ = text.strip().partition(": ")
+    hang = "  " if head in HANGING else ""
     return textwrap.wrap(
-        text,
+        text.strip(),
         width,
-        initial_indent=indent,
-        subsequent_indent=f"{indent}{own}  ",
+        initial_indent=indent + own,
+        subsequent_indent=f"{indent}{own}{hang}",
         break_long_words=False,
         break_on_hyphens=False,
     )
 
 
-def program_lines(program: Program) -> list[str]:
-    """What a loop does, where it is not what it should do."""
-    slots = [slot for slot in SLOTS if getattr(program, slot) != RIGHT[slot]]
-    if not slots:
-        return []
-    return [
-        "  At all probed sizes the loop does just this:",
-        *(f"    {slot}: {program.rule(slot).code}" for slot in slots),
-    ]
+HANGING = ("Fix", "Note", "Not judged", "Others had it", "Smallest case", "A right loop to copy")
+
+
+def listed(program: Program, objective: Objective, sites: Mapping[str, str], width: int) -> list[str]:
+    """The loop that a program is, with the lines of the user's file that call ``backward`` and ``step``."""
+    lines: list[str] = []
+    named: set[str] = set()
+    for line in listing(program, objective):
+        shown = f"    {line.mark} {line.code}"
+        place = sites.get(line.call, "")
+        if place and place not in named and len(shown) + 2 + len(place) <= width:
+            named.add(place)
+            shown += place.rjust(width - len(shown))
+        lines.append(shown)
+    return lines
+
+
+# The call that a slot's line is about, or is nearest to.
+SITES = {
+    "visit": STEP, "step": STEP, "clip": STEP, "schedule": STEP, "scale": BACKWARD, "reset": ZERO_GRAD,
+    "ranks": BACKWARD,
+}  # fmt: skip
+
+
+def place_of(finding: Finding, sites: Mapping[str, str]) -> str | None:
+    """The line of the user's file that a finding is about."""
+    return sites.get(SITES.get(finding.slot, ""))
 
 
 def headline(report: Report) -> str:
     """The verdict in one sentence."""
-    loop, over = report.loop, OVER[report.objective]
+    return heads(report)[0]
+
+
+STYLES = {
+    r"(?m)^ *✓ .*$": "bold green",
+    r"(?m)^ *✗ .*$": "bold red",
+    r"(?m)^ *\? .*$": "bold yellow",
+    r"(?m)^    \+ .*$": "green",
+    r"(?m)^    - (?=.*[(=#]).*$": "red",
+    r"(?m)^ *(Fix|Note|Not judged|Others had it|Smallest case|A right loop to copy):": "cyan",
+}
+MARKS = {"equivalent": "✓", "diverges": "✗", "inconclusive": "?"}
+SAYS = {
+    "equivalent": "is full-batch training",
+    "diverges": "is NOT full-batch training",
+    "inconclusive": "cannot be judged",
+}
+
+
+def heads(report: Report) -> list[str]:
+    """A line for each objective, those that were asked for first."""
+    loop = report.loop
     if report.ranks is not None:
-        loop += f", on {report.ranks} rank{'s' * (report.ranks != 1)},"
-    if report.verdict == "equivalent":
-        return f"{loop} is equivalent to full-batch training, for {over}."
-    if report.verdict == "diverges":
-        return f"{loop} diverges from full-batch training, for {over}."
-    return f"{loop} cannot be judged, for {over}."
-
-
-def body(report: Report) -> list[str]:
-    """All lines behind the headline."""
-    lines: list[str] = []
+        loop += f", on {_many(report.ranks, 'rank')},"
+    lines = []
     for outcome in report.asked:
-        lines += _outcome(outcome)
+        verdict = report.verdict if len(report.asked) == 1 else outcome.verdict or "inconclusive"
+        lines.append(f"{MARKS[verdict]} {loop} {SAYS[verdict]}, if your loss is {OVER[outcome.objective]}")
+    for outcome in report.outcomes:
+        if outcome not in report.asked:
+            if outcome.verdict is None:
+                lines.append(f"– If it is {OVER[outcome.objective]}: not checked. {_sentence(outcome.error or '')}")
+                continue
+            found = f"  [{', '.join(f.id for f in outcome.findings)}]" if outcome.findings else ""
+            says = SAYS[outcome.verdict].replace("cannot", "it cannot").replace("is ", "it is ", 1)
+            more = f" (--objective {outcome.objective} says more)" if outcome.verdict != "equivalent" else ""
+            lines.append(f"{MARKS[outcome.verdict]} If your loss is {OVER[outcome.objective]}, {says}{more}{found}")
+    return lines
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?')) else '.'}"
+
+
+def lines_of(report: Report, width: int = WIDTH) -> list[str]:
+    """The whole report."""
+    lines = [part for head in heads(report) for part in _hung(head, width)]
+    for outcome in report.asked:
+        lines += _outcome(outcome, report, width)
     for finding in report.model_findings:
-        lines += ["", *block(finding)]
-    lines += [line for c in report.comparisons if c.verdict == report.verdict != "equivalent" for line in explain(c)]
+        lines += ["", *block(finding, width=width)]
+    for comparison in report.comparisons:
+        if comparison.verdict == report.verdict != "equivalent":
+            lines += ["", *(part for line in explain(comparison) for part in _wrapped(line, "", width))]
     if report.comparisons and report.verdict == "equivalent":
         how = (
             f"the largest error lies {-report.margin:.1f} decades below its tolerance"
             if math.isfinite(report.margin)
             else "equal to the bit"
         )
-        lines.append(f"  {len(report.comparisons)} sizes were trained on {report.comparisons[0].case.problem}: {how}.")
+        text = f"{len(report.comparisons)} sizes were trained on {report.comparisons[0].case.problem}: {how}."
+        lines += _wrapped(text, "  ", width)
     notes = [note for outcome in report.asked for note in outcome.notes] + list(report.notes)
-    for outcome in report.outcomes:
-        if outcome not in report.asked:
-            notes.append(_other(outcome))
+    if notes:
+        lines.append("")
     for note in notes:
-        lines += _wrapped(f"Note: {note}", "  ")
+        lines += _wrapped(f"Note: {note}", "  ", width)
     return lines
 
 
-def _outcome(outcome: Outcome) -> list[str]:
+def _hung(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _proved(outcome: Outcome, report: Report) -> list[str]:
+    """What an equivalent loop was seen to do, and what follows."""
+    said = [f"{_many(len(outcome.sizes), 'size')} compared, exactly: {span(outcome)}."]
+    if not outcome.plain:
+        said.append("Without accumulation it is no plain mean (a sum, or clipped). It was compared with that run.")
+    if outcome.convention not in (None, "window") and outcome.reference == "own":
+        said.append(f"With accumulation and without, {CONVENTIONS[str(outcome.convention)]}.")
+    if not report.comparisons:
+        said.append("Every weight is right. So this holds for each model whose samples do not influence each other.")
+    return said
+
+
+def _outcome(outcome: Outcome, report: Report, width: int) -> list[str]:
     lines: list[str] = []
+    if len(report.asked) > 1 and outcome.findings:
+        lines += ["", f"  If your loss is {OVER[outcome.objective]}:"]
     if outcome.verdict == "equivalent":
-        lines.append(f"  {len(outcome.sizes)} sizes were probed ({outcome.objective} objective): {span(outcome)}.")
-        if not outcome.plain:
-            lines.append(
-                "  Without accumulation it is no plain mean (a sum, or clipped); it was compared with that run."
-            )
-        if outcome.convention not in (None, "window") and outcome.reference == "own":
-            lines.append(f"  With accumulation and without, {CONVENTIONS[str(outcome.convention)]}.")
+        lines += ["", *(part for said in _proved(outcome, report) for part in _wrapped(said, "  ", width))]
+    if outcome.reasons:
+        lines.append("")
     for reason in outcome.reasons:
-        lines += _wrapped(f"Not judged: {reason}.", "  ")
+        lines += _wrapped(f"Not judged: {reason}.", "  ", width)
+    program, shown = outcome.program, set()
     for finding in outcome.findings:
-        lines += ["", *block(finding)]
-    if outcome.program is not None and outcome.findings:
-        lines += ["", *program_lines(outcome.program)]
+        excerpt = outcome.excerpts.get(finding.id)
+        explained = bool(program and finding.slot and program.rule(finding.slot).law)
+        if excerpt in shown:  # two findings in one update: its weights are shown once
+            lines += ["", *tagged(wrong(finding), finding.id, width)]
+            continue
+        shown.add(excerpt)
+        lines += ["", *block(finding, excerpt, outcome.objective, width, explained=explained)]
+    if program is not None and outcome.findings and any(f.slot for f in outcome.findings):
+        sizes = _many(len(outcome.sizes), "size")
+        lines += ["", f"  At all {sizes} your loop does exactly this:" if len(outcome.sizes) > 1 else "", ""]
+        lines += listed(program, outcome.objective, outcome.sites, width)
     if outcome.equals and outcome.findings and outcome.equals != "window":
-        lines += ["", f"  Note: the matrix is that of full-batch training in which {CONVENTIONS[outcome.equals]}."]
+        text = f"Note: these are the weights of full-batch training in which {CONVENTIONS[outcome.equals]}."
+        lines += ["", *_wrapped(text, "  ", width)]
     if any(f.id == "unexplained" for f in outcome.findings) and outcome.counterexample:
         rows = outcome.counterexample.small.ours.exact
-        lines += [f"    update {s}: {' '.join(map(str, row))}" for s, row in enumerate(rows)]
+        lines += ["", *(f"    update {s}: {' '.join(map(str, row))}" for s, row in enumerate(rows))]
+    if outcome.findings:
+        lines += ["", *_pointers(outcome, report, width)]
     return lines
 
 
-def _other(outcome: Outcome) -> str:
-    """A note on the objective that was not asked for."""
-    over = f"for means over {outcome.objective}s"
-    if outcome.error is not None:
-        return f"{over} it was not judged: {outcome.error}"
-    found = f" ({', '.join(f.id for f in outcome.findings)})" if outcome.findings else ""
-    return f"{over} it {says(outcome.verdict)}{found}; {MATTERS[outcome.objective]}."
+def _pointers(outcome: Outcome, report: Report, width: int) -> list[str]:
+    """Where to go from here."""
+    lines = []
+    if any(f.slot in ("visit", "step", "reset", "scale") for f in outcome.findings) and report.ranks is None:
+        option = " --objective token" * (outcome.objective == "token")
+        lines += _wrapped(f"A right loop to copy: accumcheck recipe{option}", "  ", width)
+    evidence = outcome.counterexample
+    if evidence is not None:
+        sizes = evidence.sizes
+        text = (
+            f"Smallest case: {_many(sizes.samples, 'sample')}, micro-batches of {micro_batch(sizes)}, "
+            f"k = {sizes.accumulation_steps}, {_many(sizes.epochs, 'epoch')}"
+        )
+        lines += _wrapped(text, "  ", width)
+    threads = [LAWS[f.id].thread for f in outcome.findings if not _on_ranks(f) and LAWS[f.id].thread]
+    if threads:
+        lines.append(f"  Others had it: {threads[0]}")
+    return lines
 
 
 def says(verdict: Verdict | None) -> str:
@@ -290,8 +483,14 @@ def says(verdict: Verdict | None) -> str:
 def span(outcome: Outcome) -> str:
     """The smallest and largest of each size that was probed."""
     shapes = [Shape.of(sizes) for sizes in outcome.sizes]
-    values = [(name, sorted({getattr(shape, name) for shape in shapes})) for name in ("n", "b", "k", "epochs")]
-    return ", ".join(f"{name} from {found[0]} to {found[-1]}" for name, found in values)
+
+    def between(name: str) -> str:
+        low, high = (f({getattr(shape, name) for shape in shapes}) for f in (min, max))
+        return str(low) if low == high else f"{low} to {high}"
+
+    ranks = f" on each of {shapes[0].ranks} ranks" if shapes[0].ranks > 1 else ""
+    sizes = f"{between('n')} samples, micro-batches of {between('b')}{ranks}"
+    return f"{sizes}, k = {between('k')}, {between('epochs')} epochs"
 
 
 def explain(comparison: Comparison) -> list[str]:
@@ -367,48 +566,69 @@ def _seen_in_script(finding: Finding) -> str:
     return f"{at} is multiplied by {ours}, it should be by {due}."
 
 
-def script_lines(script: str, judged: Judgement, failure: str | None) -> list[str]:
+def script_lines(script: str, judged: Judgement, failure: str | None, width: int = WIDTH) -> list[str]:
     """The report on one run of a script."""
     lines: list[str] = []
     if failure:
-        lines += _wrapped(f"accumcheck: {script}: {failure}{'' if failure.endswith('?') else '.'}", "")
+        lines += _wrapped(f"accumcheck: {script}: {failure}{'' if failure.endswith('?') else '.'}", "", width)
         if not judged.optimizers:
             return lines
-        lines.append("  What follows is of the updates until then, and no verdict.")
+        lines += ["", "What follows is of the updates until then. It is no verdict."]
     updates = sum(each.updates for each in judged.optimizers)
-    head = {
-        "equivalent": f"{script}: the weights are those of full-batch training, in all {updates} updates.",
-        "diverges": f"{script} diverges from full-batch training.",
-        "inconclusive": f"{script} cannot be judged.",
-    }[judged.verdict]
-    lines += _wrapped(head, "")
-    lines += _wrapped(f"{judged.k} accumulation steps ({judged.source}).", "  ")
+    says = SAYS[judged.verdict]
+    if judged.verdict == "equivalent":
+        says = f"has the weights of full-batch training, in all {updates} updates"
+    lines += _hung(f"{MARKS[judged.verdict]} {script} {says}", width)
+    lines += _wrapped(f"Accumulation steps: {judged.k} ({judged.source})", "  ", width)
     for each in judged.optimizers:
-        if len(judged.optimizers) > 1:
-            lines.append(f"  {each.name}: {says(each.verdict)} ({each.updates} updates).")
-        for finding in each.findings:
-            lines += ["", *_wrapped(f"{finding.id}: {wrong(finding)}", "  ")]
-            lines += _wrapped(_seen_in_script(finding), "    ")
-            lines += _wrapped(f"Fix: {fix(finding)}", "    ")
-            if thread := LAWS[finding.id].thread:
-                lines.append(f"    The same elsewhere: {thread}")
-        if each.program is not None and each.findings:
-            lines += ["", "  In this run the script does just this:"]
-            lines += [
-                f"    {slot}: {each.program.rule(slot).code}"
-                for slot in SLOTS
-                if getattr(each.program, slot) != RIGHT[slot]
-            ]
-    for what, each_of in (
+        lines += _optimizer(each, judged, width)
+    for what, reasons in (
         ("Not judged", judged.reasons), ("Taken for granted", judged.premises), ("Not seen in this run", judged.unseen),
     ):  # fmt: skip
-        if each_of:
+        if reasons:
             lines += ["", f"  {what}:"]
-            for each_line in each_of:
+            for reason in reasons:
                 lines += textwrap.wrap(
-                    each_line, WIDTH, initial_indent="    - ", subsequent_indent="      ", break_long_words=False,
+                    reason, width, initial_indent="    - ", subsequent_indent="      ", break_long_words=False,
                     break_on_hyphens=False,
                 )  # fmt: skip
+    return lines
+
+
+def _optimizer(each: Judged, judged: Judgement, width: int) -> list[str]:
+    lines: list[str] = []
+    if len(judged.optimizers) > 1:
+        lines += ["", f"  {MARKS[each.verdict]} {each.name}, {_many(each.updates, 'update')}"]
+    shown: list[Excerpt] = []
+    for finding in each.findings:
+        lines += ["", *tagged(wrong(finding), finding.id, width)]
+        excerpt = each.excerpts.get(finding.id)
+        if excerpt is None:
+            lines += _wrapped(_seen_in_script(finding), "  ", width)
+        elif excerpt not in shown:
+            shown.append(excerpt)
+            where = (
+                f"Update {excerpt.update}, in epoch {finding.epoch} (the first is 0). The mean loss of each micro-batch"
+            )
+            lines += ["", *_wrapped(f"{where} is multiplied by:", "  ", width), ""]
+            lines += table(excerpt, "this run", width)
+        if not (each.program and finding.slot):
+            lines += ["", *_wrapped(f"Fix: {fix(finding)}", "  ", width)]
+    if each.program is not None and any(f.slot for f in each.findings):
+        law: Objective = next((t.law for t in each.tables), "sample")
+        lines += [
+            "",
+            "  In this run the script does exactly this:",
+            "",
+            *listed(each.program, law, judged.sites, width),
+        ]
+    if each.findings:
+        lines.append("")
+        if any(f.slot in ("visit", "step", "reset", "scale") for f in each.findings):
+            option = " --objective token" * any(t.law == "token" for t in each.tables)
+            lines.append(f"  A right loop to copy: accumcheck recipe{option}")
+        if thread := next((t for f in each.findings if not _on_ranks(f) and (t := LAWS[f.id].thread)), ""):
+            lines.append(f"  Others had it: {thread}")
     return lines
 
 

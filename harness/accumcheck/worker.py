@@ -11,6 +11,7 @@ import signal
 import sys
 import sysconfig
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from accumcheck.check import check_equivalence, check_replicas
 from accumcheck.explaining.finding import Finding
 from accumcheck.failure import Failure
 from accumcheck.figures import draw, save
-from accumcheck.report import Report, finding_as_dict
+from accumcheck.report import Report, coloured, finding_as_dict
 from accumcheck.task import Loop, LoopError
 from accumcheck.watching import progress
 from accumcheck.watching.limits import TimeUpError, within
@@ -75,6 +76,7 @@ def judge(
     import_limit: float = 60.0,
     figure: str | None = None,
     colour: bool = False,
+    width: int = 80,
 ) -> dict[str, Any]:
     """The verdict on a loop, whatever it does: as ``object``, its JSON form, and as ``text``."""
     try:
@@ -82,7 +84,8 @@ def judge(
         if figure and (example := report.example):
             cause = report.findings[0].id if report.findings else "equivalent"
             save(draw(example, f"{report.loop}: {cause}", report.reference), figure)
-        return {"object": _object(report, target), "text": _text(report, colour)}
+        text = replace(report, loop=target).text(width) + (f"\n  Picture: {figure}" if figure else "")
+        return {"object": _object(report, target), "text": _in_colour(text) if colour else text}
     except (LoopError, ValueError, ImportError, OSError) as error:
         name = getattr(error, "finding", None)
         findings = (finding_as_dict(Finding(name, facts={"text": str(error)})),) if name else ()
@@ -119,15 +122,15 @@ def _object(report: Report, target: str) -> dict[str, Any]:
     return {**report.as_dict(), "loop": target}
 
 
-def _text(report: Report, colour: bool) -> str:
+def _in_colour(text: str) -> str:
     try:
         from rich.console import Console  # noqa: PLC0415 - not needed by those who have not installed it
     except ImportError:
-        return str(report)
-    console = Console(file=io.StringIO(), highlight=False, force_terminal=colour or None)
-    console.print(report, soft_wrap=True, end="")
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return text
+        return text
+    console = Console(file=io.StringIO(), highlight=False, force_terminal=True)
+    console.print(coloured(text), soft_wrap=True, end="")
+    shown: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return shown
 
 
 def _unexpected(target: str, error: BaseException) -> str:

@@ -272,12 +272,12 @@ class Diagnosis:
                 cells = _wrong_cells(ours, due, gone=finding.id == "dropped-tail")
                 if change and weighs:
                     here, there = (simulate(p, pair.shape, pair.our_units) for p in change)
-                    touched = [(s, i) for s, i in cells if _at(here, s, i) != _at(there, s, i)]
-                    cells = [cell for cell in touched if _at(ours, *cell)] if strict else touched or cells
+                    touched = [(s, i) for s, i in cells if at(here, s, i) != at(there, s, i)]
+                    cells = [cell for cell in touched if at(ours, *cell)] if strict else touched or cells
                 if cells:
                     step, sample = cells[0]
                     samples = tuple(i for s, i in cells if s == step)
-                    weight, wanted = exact(_at(ours, step, sample)), exact(_at(due, step, sample))
+                    weight, wanted = exact(at(ours, step, sample)), exact(at(due, step, sample))
                     return replace(
                         finding, sizes=each.sizes, step=step, epoch=_epoch(each, step), samples=samples,
                         weight=weight, due=wanted,
@@ -287,11 +287,11 @@ class Diagnosis:
     def _rounded(self, evidence: Evidence, kind: str, named: tuple[str, ...]) -> Finding:
         ours, due = self._rows(evidence, kind), evidence.small.due(kind, self.reference)
         cells = _wrong_cells(ours, due) or [(0, 0)]
-        step, sample = max(cells, key=lambda cell: abs(_at(ours, *cell) - _at(due, *cell)))
-        error = abs(_at(ours, step, sample) - _at(due, step, sample)) / max(abs(_at(due, step, sample)), TINY)
+        step, sample = max(cells, key=lambda cell: abs(at(ours, *cell) - at(due, *cell)))
+        error = abs(at(ours, step, sample) - at(due, step, sample)) / max(abs(at(due, step, sample)), TINY)
         return Finding(
             "low-precision-accumulation", evidence.sizes, step, _epoch(evidence, step), (sample,), kinds=named,
-            weight=_at(ours, step, sample), due=_at(due, step, sample),
+            weight=at(ours, step, sample), due=at(due, step, sample),
             facts={"error": error, "dtypes": _dtypes(evidence.small.ours)},
         )  # fmt: skip
 
@@ -405,7 +405,7 @@ class Diagnosis:
                 step, sample = cells[0]
                 finding = replace(
                     finding, step=step, epoch=_epoch(each, step), samples=tuple(i for s, i in cells if s == step),
-                    weight=exact(_at(ours, step, sample)), due=exact(_at(due, step, sample)),
+                    weight=exact(at(ours, step, sample)), due=exact(at(due, step, sample)),
                 )  # fmt: skip
             return [finding]
         return []
@@ -606,16 +606,16 @@ def _wrong_cells(ours: Matrix, due: Matrix, *, gone: bool = False) -> list[tuple
         (step, sample)
         for step in range(max(len(ours), len(due)))
         for sample in range(len((ours or due)[0]))
-        if not close(_at(ours, step, sample), _at(due, step, sample))
+        if not close(at(ours, step, sample), at(due, step, sample))
     ]
     if gone:
         rows = [row for row in ours if any(row)]
-        lost = [(s, i) for s, i in cells if _at(due, s, i) and not _at(ours, s, i) and not any(row[i] for row in rows)]
-        return lost or [(s, i) for s, i in cells if _at(due, s, i) and not _at(ours, s, i)] or cells
+        lost = [(s, i) for s, i in cells if at(due, s, i) and not at(ours, s, i) and not any(row[i] for row in rows)]
+        return lost or [(s, i) for s, i in cells if at(due, s, i) and not at(ours, s, i)] or cells
     return cells
 
 
-def _at(matrix: Sequence[Sequence[Number]], step: int, sample: int) -> Number | float:
+def at(matrix: Sequence[Sequence[Number]], step: int, sample: int) -> Number | float:
     return matrix[step][sample] if step < len(matrix) else 0.0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from accumcheck.explaining.diagnose import Diagnosis, broken, size_order
+from accumcheck.explaining.diagnose import Diagnosis, at, broken, size_order
 from accumcheck.explaining.evidence import (
     Evidence,
     Pair,
@@ -16,12 +16,13 @@ from accumcheck.explaining.evidence import (
     convention_of_ours,
     reference_of,
 )
+from accumcheck.explaining.excerpt import Excerpt, excerpt_of
 from accumcheck.explaining.finding import Explanation, Finding, Verdict
 from accumcheck.numbers import same
 from accumcheck.probing.model import Point, Samples
 from accumcheck.probing.reading import Reading
 from accumcheck.probing.run import HIGH, LOW, Setup, probe
-from accumcheck.programs.rules import Program, Shape
+from accumcheck.programs.rules import TABLES, Program, Shape
 from accumcheck.programs.simulate import Units, equivalent, simulate
 from accumcheck.task import Loop, LoopError, NotRepeatable, Objective, Sizes, name_of
 from accumcheck.watching.limits import TIME_LIMIT
@@ -71,11 +72,20 @@ class Outcome:
     reasons: tuple[str, ...] = ()
     error: str | None = None
     witnesses: dict[str, Evidence] = field(default_factory=dict)
+    excerpts: dict[str, Excerpt] = field(
+        default_factory=dict
+    )  # by finding, where it shows at sizes that are easy to read
+    sites: dict[str, str] = field(default_factory=dict)
 
     @property
     def program(self) -> Program | None:
-        """What the loop does, where rules say it."""
-        return self.explanations[0].program if self.explanations else None
+        """What the loop does, where rules say it: to weights, and what findings say of clipping, rates or single kinds
+        of parameters."""
+        program = self.explanations[0].program if self.explanations else None
+        for finding in reversed(self.findings):
+            if program and finding.rule and TABLES.get(finding.slot, {}).get(finding.rule.name) == finding.rule:
+                program = replace(program, **{finding.slot: finding.rule.name})
+        return program
 
 
 class Prober:
@@ -192,6 +202,7 @@ def judge_exactly(
     explanations = tuple(diagnosis.explanations) if root.id != "batch-coupled" else ()
     smallest = _smallest(prober, diagnosis, root) if search else None
     known = {e.sizes: e for e in [*evidence, *([smallest] if smallest else [])]}
+    excerpts = {f.id: _excerpt(f, evidence, diagnosis) for f in findings}
     if smallest:
         findings = [_at_smallest(f, smallest, diagnosis) if f is root else f for f in findings]
     if root.id == "sample-order":
@@ -207,6 +218,8 @@ def judge_exactly(
         sizes=tuple(prober.evidence),
         notes=tuple(notes),
         witnesses={f.id: known[f.sizes] for f in findings if f.sizes in known},
+        excerpts={name: excerpt for name, excerpt in excerpts.items() if excerpt},
+        sites=evidence[0].small.ours.sites,
     )
 
 
@@ -332,14 +345,11 @@ def _smallest(prober: Prober, diagnosis: Diagnosis, root: Finding) -> Evidence |
 
 
 def _proposals(prober: Prober, diagnosis: Diagnosis, root: Finding) -> Iterator[Sizes]:
-    program = next((e.program for e in diagnosis.explanations if e.program and _has(e.program, root)), None)
-    if not program:
-        yield from SMALL_SIZES
-        return
-    change = next((b[3:] for b in broken(program, diagnosis.objective) if b[0] == root.slot and b[2] == root.id), None)
+    change = _change(root, diagnosis)
     if change is None:
         yield from SMALL_SIZES
         return
+    program = next(e.program for e in diagnosis.explanations if e.program and _has(e.program, root))
     proposed = 0
     for sizes in all_sizes():
         shape = Shape(sizes.samples, sizes.micro_batch_size, sizes.accumulation_steps, sizes.epochs)
@@ -368,13 +378,39 @@ def _at_smallest(finding: Finding, evidence: Evidence, diagnosis: Diagnosis) -> 
     """The finding with its witness at these sizes."""
     again = Diagnosis((evidence,), diagnosis.objective, diagnosis.reference)
     if finding.slot and finding.slot not in ("clip", "schedule"):
-        program = next(e.program for e in diagnosis.explanations if e.program and _has(e.program, finding))
-        change = next(
-            b[3:] for b in broken(program, diagnosis.objective) if b[0] == finding.slot and b[2] == finding.id
-        )
+        change = _change(finding, diagnosis)
         kind = finding.kinds[0] if finding.kinds else evidence.small.ours.kind
         return again._cell(replace(finding, sizes=None), [evidence], kind, change)
     return next((f for f in again.findings if f.id == finding.id), finding)
+
+
+def _excerpt(finding: Finding, evidence: Sequence[Evidence], diagnosis: Diagnosis) -> Excerpt | None:
+    """Where a finding about weights shows at the first sizes, in the order in which they were probed."""
+    if finding.weight is None:
+        return None
+    change = _change(finding, diagnosis) if finding.slot in ("scale", "ranks") else None
+    for each in evidence:
+        found = replace(_at_smallest(finding, each, diagnosis), sizes=each.sizes)
+        if found.weight == found.due or found.step is None:
+            continue
+        if change:
+            rows = [simulate(p, each.small.shape, each.small.our_units) for p in change]
+            mine, theirs = ([at(row, found.step, i) for i in found.samples] for row in rows)
+            if mine == theirs:
+                continue
+        if excerpt := excerpt_of(found, each, diagnosis.reference):
+            return excerpt
+    return None
+
+
+def _change(finding: Finding, diagnosis: Diagnosis) -> tuple[Program, Program] | None:
+    """The programs that differ in what a finding is about."""
+    program = next((e.program for e in diagnosis.explanations if e.program and _has(e.program, finding)), None)
+    if program is None:
+        return None
+    return next(
+        (b[3:] for b in broken(program, diagnosis.objective) if b[0] == finding.slot and b[2] == finding.id), None
+    )
 
 
 def pictured(evidence: Sequence[Evidence], diagnosis: Diagnosis, root: Finding) -> Evidence:

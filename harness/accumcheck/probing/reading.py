@@ -42,7 +42,8 @@ class Reading:
     that all samples share, and ``responses`` (samples, classes) what each sample's unit weight sends into it.
     ``gradients`` are those of each kind, (updates, elements). ``orders`` are the samples of each epoch as they were
     drawn, none where this is the data set's order; ``looked`` are they as the model saw them. ``random_draws`` counts,
-    by operation, what drew from torch's global stream.
+    by operation, what drew from torch's global stream. ``sites`` are the lines of the loop that call ``backward``,
+    ``step`` and ``zero_grad``.
     """
 
     loop: str
@@ -60,6 +61,7 @@ class Reading:
     random_draws: dict[str, int] = field(default_factory=dict)
     dtypes: frozenset[torch.dtype] = frozenset()
     facts: Facts = Facts()
+    sites: dict[str, str] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:

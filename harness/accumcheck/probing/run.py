@@ -23,6 +23,7 @@ from accumcheck.watching import progress
 from accumcheck.watching.draws import Drawn, Draws, loaders_watched, scalers_on
 from accumcheck.watching.limits import TIME_LIMIT, TimeUpError, within
 from accumcheck.watching.process import Modes, RandomStream, quiet
+from accumcheck.watching.sites import BACKWARD, STEP, Sites
 from accumcheck.watching.steps import Update, watch
 
 LOW, HIGH = 2.0**-10, 2.0**10  # gains: gradients of order 1e-3 stay below a clipping threshold, of order 1e3 do not
@@ -124,6 +125,7 @@ class _Run:
         self.moved: list[float] = []
         self.evaluations = self.strangers = self.steps = 0
         self.backward = False
+        self.sites = Sites()
 
     def place(self) -> None:
         """Put the parameters to where the run begins, which copies of them that a loop keeps then tell of."""
@@ -136,12 +138,14 @@ class _Run:
     def watched(self) -> Iterator[None]:
         def trained(gradient: Tensor) -> None:
             self.backward = self.backward or bool(gradient.any())
+            self.sites.note(BACKWARD)
             self.dataset.trained()
 
         with ExitStack() as stack:
             for parameter in self.model.parameters():
                 stack.callback(parameter.register_hook(trained).remove)
             stack.enter_context(loaders_watched(self.dataset))
+            stack.enter_context(self.sites.clearing_noted())
             stack.enter_context(scalers_on() if self.setup.device == "cpu" else nullcontext())
             stack.enter_context(self.draws or nullcontext())
             stack.enter_context(watch(self.model, self.before, self.after, self.stranger))
@@ -159,6 +163,7 @@ class _Run:
             self.empty.append({name: settings.get(name, {}) for name in update.parameters})
             return
         gradients = update.gradients
+        self.sites.note(STEP)
         self.steps += 1
         self.moved.append(self.distance(update))
         for name in there:
@@ -220,6 +225,7 @@ class _Run:
             random_draws=self.draws.counts if self.draws else {},
             dtypes=frozenset(gradient.dtype for each in self.gradients.values() for gradient in each),
             facts=Facts(self.evaluations, self.strangers, tuple(self.moved), self.backward),
+            sites=dict(self.sites.found),
         )
 
     def _weights(self, name: str, gradients: Tensor) -> Matrix:

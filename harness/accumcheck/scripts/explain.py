@@ -10,6 +10,7 @@ from itertools import pairwise
 from statistics import median
 
 from accumcheck.explaining.diagnose import broken
+from accumcheck.explaining.excerpt import Excerpt
 from accumcheck.explaining.finding import Finding, by_severity
 from accumcheck.explaining.fit import skeletons
 from accumcheck.numbers import close, exact
@@ -35,6 +36,7 @@ class Judged:
     reasons: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    excerpts: dict[str, Excerpt] = field(default_factory=dict)  # by finding
     program: Program | None = None
 
     @property
@@ -52,6 +54,7 @@ class Judgement:
     source: str
     unseen: list[str]  # what the run did not show
     nothing: str = ""  # why there is nothing to judge
+    sites: dict[str, str] = field(default_factory=dict)
 
     @property
     def findings(self) -> list[Finding]:
@@ -91,7 +94,9 @@ def judge(log: Log, k: int | None = None, objective: Objective | None = None) ->
         for owner in range(len(log.optimizers))
         if any(update.optimizer == owner for update in log.updates)
     ]
-    return Judgement([e for e in judged if e.updates], steps, source, _unseen(log, judged, steps), _nothing(log))
+    return Judgement(
+        [e for e in judged if e.updates], steps, source, _unseen(log, judged, steps), _nothing(log), log.sites
+    )
 
 
 def _nothing(log: Log) -> str:
@@ -373,8 +378,7 @@ def _weights(
         judged.notes.append(
             f"what happens in {' and '.join(sorted(hidden))} is not seen; it is taken for a mean over its micro-batch"
         )
-    if log.ranks > 1:
-        tables = _over_ranks(tables, log.ranks, judged)
+    tables = _over_ranks(tables, log.ranks, judged)
     group = _group_factor([each[0] for each in tables])
     for several in tables:
         tried = [(table, *_explained(table, group, told=told, loose=loose)) for table in several]
@@ -392,7 +396,9 @@ def _weights(
             if reason := _certain(table, judged):
                 judged.reasons.append(f"{table.term}: {reason}")
         elif program.wrong:
-            judged.findings += _laws(program, table)
+            found_here = _laws(program, table)
+            judged.findings += found_here
+            judged.excerpts = {f.id: e for f in found_here if (e := _excerpt(f, table))} | judged.excerpts
             judged.program = judged.program or program
 
 
@@ -401,7 +407,7 @@ def _over_ranks(tables: list[list[Table]], ranks: int, judged: Judged) -> list[l
     firsts = [each[0] for each in tables]
     for factor, law in ((ranks, "unscaled-loss"), (1 / ranks, "over-scaled-loss")):
         # Where it may as well be one of k, the loop itself is the likelier cause.
-        if not firsts or firsts[0].k == ranks:
+        if ranks == 1 or not firsts or firsts[0].k == ranks:
             continue
         if all(t.base and _near(t.base / factor, _natural(t)) and not _near(t.base, _natural(t)) for t in firsts):
             text = f"in full windows the loss weighs {firsts[0].base:.4g} in all, where a mean weighs 1"
@@ -649,12 +655,30 @@ def _rounded(row: Row) -> dict[int, float]:
     return {m: round(factor, 9) for m, factor in row.items()}
 
 
-def _witness(finding: Finding, table: Table, change: tuple[Program, Program] | None = None) -> Finding:
-    """With the first update and micro-batch whose factor is not the one that it should be."""
+def _compared(table: Table) -> tuple[list[Row], list[Row]]:
+    """The rows of a table, a factor of the objective apart, and those that it should have."""
     base = table.base or 1.0
     natural = base if not any(close(abs(base), f, NEAR) for f in (table.k, 1 / table.k)) else 1.0
-    rows = [{m: f / natural for m, f in row.items()} for row in table.rows if row]
-    due = [table.share(window) for window in table.windows]
+    rows: list[Row] = [{m: f / natural for m, f in row.items()} for row in table.rows if row]
+    return rows, [table.share(window) for window in table.windows]
+
+
+def _excerpt(finding: Finding, table: Table) -> Excerpt | None:
+    rows, due = _compared(table)
+    if finding.step is None:
+        return None
+    ours, should = (each[finding.step] if finding.step < len(each) else {} for each in (rows, due))
+    if finding.id == "dropped-tail" and not any(m in row for row in rows for m in should):
+        ours = {}
+    shown = sorted(m for m in ours.keys() | should.keys() if m < len(table.micros))
+    mine, due_here = (tuple(_fraction(row.get(m, 0.0)) for m in shown) for row in (ours, should))
+    columns = tuple(str(table.micros[m].place) for m in shown)
+    return Excerpt(finding.step, columns, mine, due_here, what="micro-batch") if shown else None
+
+
+def _witness(finding: Finding, table: Table, change: tuple[Program, Program] | None = None) -> Finding:
+    """With the first update and micro-batch whose factor is not the one that it should be."""
+    rows, due = _compared(table)
     touched = None
     if change and finding.slot == "scale":
         touched = [

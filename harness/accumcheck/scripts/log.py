@@ -146,4 +146,5 @@ class Log:
     notes: list[str] = field(default_factory=list)  # what was taken for granted when they were
     uneven: dict[tuple[str, Law], str] = field(default_factory=dict)  # term, law -> where ranks hold unequal shares
     ranks: int = 1
+    sites: dict[str, str] = field(default_factory=dict)  # lines of the script that call backward, step, zero_grad
     error: str | None = None  # how the script failed, on this rank

@@ -29,6 +29,7 @@ from accumcheck.scripts.batches import Draws, Fewer, FewerDrawn
 from accumcheck.scripts.buffers import Buffers
 from accumcheck.scripts.execute import EnoughError
 from accumcheck.scripts.log import Batch, Log, Part, Pass, Schedule
+from accumcheck.watching.sites import BACKWARD, STEP, Sites
 from accumcheck.watching.steps import Update, watch
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -58,6 +59,8 @@ class Observer:
         self.since: dict[int, list[int]] = {}
         self.calls: dict[int, int] = {}  # of schedulers, by optimizer, since its last step
         self.schedulers: WeakSet[Any] = WeakSet()
+        self.sites = Sites()
+        self.log.sites = self.sites.found
         self.numbers: dict[tuple[float, ...], tuple[float, ...]] = {}
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
@@ -71,6 +74,7 @@ class Observer:
         """Call ``torch.autograd.backward`` and read what it sends where."""
         if self.inside:  # a pass that a pass starts, as re-entrant checkpoints do
             return original(tensors, *args, **kwargs)
+        self.sites.note(BACKWARD)
         roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
         if len(self.log.passes) < ASKED:
             note_hints(self.log, hints.around())
@@ -123,6 +127,7 @@ class Observer:
 
     def before_step(self, update: Update) -> None:
         """The gradient is final."""
+        self.sites.note(STEP)
         if self.inside:
             self.log.facts[INSIDE] += 1
         if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
@@ -202,6 +207,7 @@ def observing(observer: Observer, samples: int | None = None) -> Iterator[None]:
         _watch_passes(observer, patch)
         _watch_schedules(observer, patch)
         patch(argparse.ArgumentParser, "parse_known_args", _hints(observer.log))
+        stack.enter_context(observer.sites.clearing_noted())
         stack.callback(register_optimizer_step_pre_hook(observer.meet).remove)
         stack.enter_context(watch(observer, observer.before_step, observer.after_step))
         yield
