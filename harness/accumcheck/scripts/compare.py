@@ -278,17 +278,15 @@ def _judge(first: Trace, second: Trace, neutral: Sequence[Trace], texts: Sequenc
     if not _same_start(first, second):
         raise CompareError("the two commands start from other parameters: set the same seed before the model is built")
     for tensors in first.by_tensors:
-        for updates in zip_longest(*(trace.by_tensors[tensors] for trace in (first, second, *neutral))):
-            if updates[0] and updates[1]:
-                outcome.pairs.append(_pair(*updates))
+        runs = [trace.by_tensors[tensors] for trace in (first, second, *neutral)]
+        outcome.pairs += [_pair(*same) for same in zip_longest(*runs) if same[0] and same[1]]
+        if len(runs[0]) != len(runs[1]) and not outcome.reasons:
+            which = f" of {_some(tensors)}" if len(first.by_tensors) > 1 else ""
+            outcome.reasons.append(f"the first command makes {len(runs[0])} updates{which}, the second {len(runs[1])}")
     outcome.pairs.sort(key=lambda pair: pair.update)
     seen = {d.tensor for pair in outcome.pairs for d in pair.differences if d.error or d.tolerance < math.inf}
     if not seen:
         raise CompareError("every gradient of both commands is zero, which proves nothing: look at the loss")
-    for tensors, ours in first.by_tensors.items():
-        if len(ours) != (others := len(second.by_tensors[tensors])) and not outcome.reasons:
-            which = f" of {_some(tensors)}" if len(first.by_tensors) > 1 else ""
-            outcome.reasons.append(f"the first command makes {len(ours)} updates{which}, the second {others}")
     if outcome.wrong or outcome.reasons:
         outcome.verdict = "diverges"
     else:
@@ -384,16 +382,9 @@ def _pair(ours: dict[str, Any], theirs: dict[str, Any], *neutral: dict[str, Any]
         tolerance = SAFETY * noise.maximum(units * norm.maximum(other).maximum(x.norm()))
         # A gradient that is zero in both is not judged: shares of it are zero, and the tolerance has no end.
         share = norm.where(norm > 0, other.where(error > tolerance, math.inf))
-        columns = (
-            error / share,
-            (tolerance / share).where(share < math.inf, math.inf),
-            noise / share,
-            along / norm**2,
-            units,
-        )
-        differences = [
-            Difference(name, *row) for name, row in zip(ours["names"], torch.stack(columns, 1).tolist(), strict=True)
-        ]
+        allowed = (tolerance / share).where(share < math.inf, math.inf)
+        rows = torch.stack([error / share, allowed, noise / share, along / norm**2, units], dim=1).tolist()
+        differences = [Difference(name, *row) for name, row in zip(ours["names"], rows, strict=True)]
         ratio = float(along.sum() / x.norm() ** 2)
         across = math.sqrt(max(0.0, 1 - ratio * float(along.sum() / y.norm() ** 2)))
         pairs.append(Pair(ours["update"], differences, ratio, across, stage == "clipped", rates))
