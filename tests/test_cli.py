@@ -78,7 +78,7 @@ def test_json_is_the_contract(loops, function, objective, verdict, ids):
     found = judge(target, objective=objective)["object"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert list(found) == [
-        "loop", "verdict", "objectives", "findings", "program", "counterexample", "error", "versions",
+        "loop", "verdict", "objectives", "findings", "program", "counterexample", "matrix", "error", "versions",
     ]  # fmt: skip
     assert found["loop"] == target
     assert found["verdict"] == verdict
@@ -104,11 +104,14 @@ def test_the_finding_of_the_published_fix(loops):
         "weight": "1/2",
         "due": "1",
         "ratio": 0.5,
-        "message": "A short last window is divided by k, though it holds fewer than k micro-batches. "
-        "At n=1, b=1, k=2, epochs=1: in update 0, the weight of sample 0 is 1/2, it should be 1.",
+        "message": "The last, short window of each epoch is divided by k, though it holds fewer than k "
+        "micro-batches. "
+        "Its update is too small. At n=1, b=1, k=2, epochs=1: in update 0, the weight of sample 0 is 1/2, it should be 1.",
         "fix": "loss = loss_fn(outputs, targets) * len(targets) / samples_in_window",
-        "where": None,
+        "where": found["findings"][0]["where"],
     }
+    assert found["findings"][0]["where"].startswith("harness/accumcheck/corpus/published.py:")
+    assert found["matrix"] == {"weights": [["1/2"]], "should_be": [["1"]]}
     assert found["program"]["scale"] == "loss = loss_fn(outputs, targets) / k"
 
 
@@ -162,7 +165,9 @@ def test_the_command_judges_every_loop_and_keeps_stdout_for_verdicts(capfd, loop
     targets = [f"{loops}:{name}" for name in ("Trainer.train", "early_first_step", "raises", "leaves")]
     status, out, err = run(capfd, *targets)
     assert status == 2
-    assert out.startswith("train is equivalent")
+    assert " ".join(out.split()).startswith(
+        f"✓ {targets[0]} is full-batch training, if your loss is a mean over samples"
+    )
     assert "early-first-step" in out[out.index("counterexample") :]
     assert f"accumcheck: {targets[2]}: raises raised RuntimeError at n=7, " in err
     assert "noise while importing" in err

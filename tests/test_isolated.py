@@ -165,7 +165,7 @@ def test_runs_are_counted(loops):
 
 def test_a_failure_has_the_form_of_a_report():
     assert list(Failure("a.py:f", "it failed").as_dict()) == [
-        "loop", "verdict", "objectives", "findings", "program", "counterexample", "error", "versions",
+        "loop", "verdict", "objectives", "findings", "program", "counterexample", "matrix", "error", "versions",
     ]  # fmt: skip
 
 

@@ -30,7 +30,7 @@ BELOW = {
     "scripts": {"task", "numbers", "programs", "watching", "explaining", "failure", "figures"},
     "training": {"task", "watching"},
     "text": {"task", "programs", "probing", "explaining", "training", "scripts"},
-    "report": {"task", "programs", "explaining", "training", "text"},
+    "report": {"task", "numbers", "programs", "explaining", "training", "text"},
     "figures": {"task", "numbers", "probing", "explaining", "scripts"},
     "corpus": {"task", "programs", "watching", "training"},
     "adapters": {"task", "numbers", "programs", "watching", "probing", "explaining"},

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ from accumcheck.scripts import join
 from accumcheck.scripts.execute import execute
 from accumcheck.scripts.explain import ENDED, Judgement, judge
 from accumcheck.scripts.hints import named
+from accumcheck.scripts.launch import failed
 from accumcheck.scripts.watch import Observer, note_hints, observing
 from accumcheck.task import OBJECTIVES, Objective
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScriptReport:
     """The verdict on one run of a script; true only if all its weights are those of full-batch training.
 
@@ -38,6 +40,9 @@ class ScriptReport:
 
     def __bool__(self) -> bool:
         return self.verdict == "equivalent"
+
+    def __repr__(self) -> str:
+        return f"<ScriptReport on {self.script}: {self.verdict}>"
 
     @property
     def verdict(self) -> str:
@@ -66,6 +71,7 @@ class ScriptReport:
             "findings": findings,
             "program": program and program.as_dict(),
             "counterexample": None,
+            "matrix": None,
             "error": self.failure,
             "versions": versions(),
             "run": {
@@ -134,6 +140,15 @@ def main() -> None:
     observer = Observer(limit=request["updates"], several=folder is not None)
 
     def report(error: str | None) -> None:
+        try:
+            write(error)
+        except Exception as failure:  # noqa: BLE001, RUF100 - else it would look as if the script had failed
+            traceback.print_exc()
+            said = f"{type(failure).__name__}: {failure}"
+            found = failed(request["name"], f"accumcheck itself failed, with {said}; please report it")
+            Path(request["result"]).write_text(json.dumps(found))
+
+    def write(error: str | None) -> None:
         if os.getpid() != process:
             return  # a process that the script has forked
         log = observer.log

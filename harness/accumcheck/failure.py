@@ -31,6 +31,7 @@ class Failure:
             "findings": list(self.findings),
             "program": None,
             "counterexample": None,
+            "matrix": None,
             "error": self.error,
             "versions": versions(),
         }

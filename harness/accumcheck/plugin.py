@@ -107,6 +107,9 @@ class Run:
     def __str__(self) -> str:
         return self._text
 
+    def __repr__(self) -> str:
+        return f"<Report on {self.object['loop']}: {self.object['verdict']}>"
+
 
 @pytest.fixture
 def accumcheck_run() -> Any:

@@ -25,7 +25,7 @@ from accumcheck.training.tolerance import Comparison
 Asked = Literal["sample", "token", "both"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The verdict on a loop; true only if it is equivalent for the objective that was asked for.
 
@@ -45,6 +45,9 @@ class Report:
 
     def __bool__(self) -> bool:
         return self.verdict == "equivalent"
+
+    def __repr__(self) -> str:
+        return f"<Report on {self.loop}: {self.verdict}>"  # pytest prints it below the text
 
     @property
     def asked(self) -> tuple[Outcome, ...]:

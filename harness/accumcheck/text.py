@@ -20,7 +20,6 @@ from accumcheck.scripts import compare
 from accumcheck.scripts.explain import Judged, Judgement
 from accumcheck.task import Objective, Sizes
 from accumcheck.training.tolerance import SMALLEST_BUG, Comparison
-from accumcheck.watching.sites import BACKWARD, STEP, ZERO_GRAD
 
 if TYPE_CHECKING:
     from accumcheck.report import Report
@@ -181,7 +180,7 @@ def _shown(weight: Weight, due: Weight) -> tuple[str, str]:
 
 def fix(finding: Finding) -> str:
     """One or two lines that put it right."""
-    usual = LAWS[finding.id].fix
+    usual = str(finding.facts.get("fix", LAWS[finding.id].fix))
     if _ranks(finding) > 1:
         if _on_ranks(finding) or finding.id == "token-weighting":
             return ON_RANKS[finding.id][1]
@@ -323,8 +322,8 @@ def listed(program: Program, objective: Objective, sites: Mapping[str, str], wid
 
 # The call that a slot's line is about, or is nearest to.
 SITES = {
-    "visit": STEP, "step": STEP, "clip": STEP, "schedule": STEP, "scale": BACKWARD, "reset": ZERO_GRAD,
-    "ranks": BACKWARD,
+    "visit": "step", "step": "step", "clip": "step", "schedule": "step", "scale": "backward", "reset": "zero_grad",
+    "ranks": "backward",
 }  # fmt: skip
 
 
@@ -375,8 +374,9 @@ def heads(report: Report) -> list[str]:
     return lines
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?')) else '.'}"
+def _sentence(text: str, *, capital: bool = True) -> str:
+    text = f"{text[:1].upper()}{text[1:]}" if capital else text
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def lines_of(report: Report, width: int = WIDTH) -> list[str]:
@@ -442,7 +442,7 @@ def _outcome(outcome: Outcome, report: Report, width: int) -> list[str]:
         lines += ["", *block(finding, excerpt, outcome.objective, width, explained=explained)]
     if program is not None and outcome.findings and any(f.slot for f in outcome.findings):
         sizes = _many(len(outcome.sizes), "size")
-        lines += ["", f"  At all {sizes} your loop does exactly this:" if len(outcome.sizes) > 1 else "", ""]
+        lines += ["", f"  At all {sizes} your loop does the same as this one:" if len(outcome.sizes) > 1 else "", ""]
         lines += listed(program, outcome.objective, outcome.sites, width)
     if outcome.equals and outcome.findings and outcome.equals != "window":
         text = f"Note: these are the weights of full-batch training in which {CONVENTIONS[outcome.equals]}."
@@ -504,7 +504,7 @@ def explain(comparison: Comparison) -> list[str]:
         reference, candidate = (sorted(set(rates.values())) for rates in trajectory.pairs[step].learning_rates)
         lines.append(
             f"  step {step}: the learning rate is {candidate}, the full batch's is {reference}; "
-            "scheduler.step() is due once per optimizer step"
+            "call scheduler.step() once per optimizer step"
         )
     if excess := comparison.first_divergence:
         difference = excess.difference
@@ -522,7 +522,9 @@ def explain(comparison: Comparison) -> list[str]:
             f"tolerance {excess.relative_tolerance:.2g}, {excess.margin:.1f} decades beyond it",
         ]
     if comparison.steps_differ:
-        lines.append(f"  {trajectory.candidate_steps} optimizer steps were made, {trajectory.reference_steps} are due")
+        lines.append(
+            f"  {trajectory.candidate_steps} optimizer steps were made, there should be {trajectory.reference_steps}"
+        )
     if comparison.verdict == "inconclusive":
         remedy = "is dropout on?" if case.dtype == "float64" else "use a wider dtype, and switch dropout off"
         if doubt := comparison.first_doubt:
@@ -570,7 +572,7 @@ def script_lines(script: str, judged: Judgement, failure: str | None, width: int
     """The report on one run of a script."""
     lines: list[str] = []
     if failure:
-        lines += _wrapped(f"accumcheck: {script}: {failure}{'' if failure.endswith('?') else '.'}", "", width)
+        lines += _wrapped(f"accumcheck: {script}: {_sentence(failure, capital=False)}", "", width)
         if not judged.optimizers:
             return lines
         lines += ["", "What follows is of the updates until then. It is no verdict."]
@@ -618,7 +620,7 @@ def _optimizer(each: Judged, judged: Judgement, width: int) -> list[str]:
         law: Objective = next((t.law for t in each.tables), "sample")
         lines += [
             "",
-            "  In this run the script does exactly this:",
+            "  In this run the script does the same as this one:",
             "",
             *listed(each.program, law, judged.sites, width),
         ]

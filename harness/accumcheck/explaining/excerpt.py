@@ -54,7 +54,7 @@ def excerpt_of(finding: Finding, evidence: Evidence, reference: Reference) -> Ex
     if finding.id == "dropped-tail" and not any(row[i] for row in ours for i in finding.samples):
         ours, mine = [], [0.0] * samples
     there = [i for i in range(samples) if mine[i] or should[i]]
-    if not there:
+    if _same(mine, should):
         return None
     shown = range(samples) if samples <= 8 else range(there[0], there[-1] + 1)
     each = len(evidence.sizes.window_lengths()) // evidence.sizes.epochs

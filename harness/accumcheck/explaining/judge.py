@@ -391,8 +391,8 @@ def _excerpt(finding: Finding, evidence: Sequence[Evidence], diagnosis: Diagnosi
     change = _change(finding, diagnosis) if finding.slot in ("scale", "ranks") else None
     for each in evidence:
         found = replace(_at_smallest(finding, each, diagnosis), sizes=each.sizes)
-        if found.weight == found.due or found.step is None:
-            continue
+        if found.step is None or max(found.samples, default=0) >= each.sizes.samples:
+            continue  # as the finding was: at these sizes it does not show
         if change:
             rows = [simulate(p, each.small.shape, each.small.our_units) for p in change]
             mine, theirs = ([at(row, found.step, i) for i in found.samples] for row in rows)

@@ -125,6 +125,8 @@ def _steps(log: Log, told: int | None) -> tuple[int, str]:
     window = counts.most_common(1)[0][0] if counts else 1
     constant = {name: next(iter(values)) for name, values in log.hints.items() if len(values) == 1}
     sure = {name: k for name, k in constant.items() if "accum" in name.lower() and (k > 1 or window == 1)}
+    if len(set(sure.values())) > 1:  # a 1 may be what a framework has where nobody told it
+        sure = {name: k for name, k in sure.items() if k > 1 or not name.startswith("setting ")}
     if len(set(sure.values())) == 1:
         return next((k, name) for name, k in sure.items())
     # One that is called k is believed where the loss is divided by it.
@@ -243,6 +245,12 @@ def _unreadable(log: Log, passes: Mapping[int, Pass], updates: Sequence[Update],
     changes = [a for a, b in pairwise(loaders) if a != b]
     if len(changes) > len(set(loaders)) - 1:
         judged.reasons.append("several loaders take turns, and what a window of all of them should be is not known")
+    contrasting = [p for each in passes.values() for p in each.parts if p.contrasts and len(p.weights) != p.batch.rows]
+    if contrasting:
+        judged.reasons.append(
+            f"a loss contrasts {len(contrasting[0].weights)} samples, where the micro-batch holds "
+            f"{contrasting[0].batch.rows}: whether they are those of a whole window is not known"
+        )
     formulas: dict[str, set[tuple[int, int]]] = {}
     for each in passes.values():
         for part in each.parts:
@@ -317,14 +325,16 @@ def _coupled(log: Log, passes: Mapping[int, Pass], k: int) -> list[Finding]:
         )
         return [Finding("batch-coupled", facts={"text": text})]
     if log.facts[BATCH_NORM]:
-        return [Finding("batch-coupled", facts={"text": "BatchNorm normalises by the statistics of each micro-batch"})]
+        text = "BatchNorm normalises by the statistics of each micro-batch"
+        return [Finding("batch-coupled", facts={"text": text, "fix": "use GroupNorm or LayerNorm for BatchNorm"})]
     first = [part for part in parts if part.term == parts[0].term and len(part.weights) > 1] if parts else []
-    if first and all(part.contrasts for part in first):
+    if first and all(part.contrasts for part in first) and all(len(p.weights) == p.batch.rows for p in first):
         text = (
             "the loss has as many classes as rows, and targets that are not the data's: "
             "it contrasts the samples of a micro-batch"
         )
-        return [Finding("batch-coupled", facts={"text": text})]
+        fix = "gather the outputs of the whole window before the loss that contrasts them"
+        return [Finding("batch-coupled", facts={"text": text, "fix": fix})]
     return []
 
 
@@ -647,8 +657,15 @@ def _laws(program: Program, table: Table) -> list[Finding]:
     for slot, rule, law, here, there in broken(program, "sample" if weighed else table.law):
         if list(map(_rounded, made_by(here, table))) == list(map(_rounded, made_by(there, table))):
             continue
+        if law == "carried-tail" and not any(_epochs(row, table) > 1 for row in table.rows):
+            continue  # it would be, if the graver law were kept
         found.append(_witness(Finding(law, slot=slot, rule=rule), table, change=(here, there)))
     return found or [_witness(Finding(r.law, rule=r), table) for r in program.wrong[:1]]
+
+
+def _epochs(row: Row, table: Table) -> int:
+    """Of how many epochs an update's micro-batches are."""
+    return len({table.micros[m].epoch for m in row if m < len(table.micros)})
 
 
 def _rounded(row: Row) -> dict[int, float]:
@@ -751,14 +768,17 @@ def _unseen(log: Log, judged: Sequence[Judged], k: int) -> list[str]:
         return ["no accumulation: every update was made of one micro-batch. Run it with more accumulation steps"]
     found = []
     windows = [window for table in tables for window in table.windows]
-    if all(len(window) == k for window in windows):
+    ended = any(table.whole or len(table.lengths) > 1 for table in tables)
+    if not ended:
+        found.append("the end of an epoch: the run ended before. More updates show what becomes of a tail there")
+    elif all(len(window) == k for window in windows):
         found.append(f"no tail: every epoch had a multiple of k = {k} micro-batches. Another data set length shows one")
     if all(len({m.rows for m in table.micros}) == 1 for table in tables):
         found.append(
             "no short micro-batch: all had as many samples. "
             "A length that the micro-batch size does not divide shows one"
         )
-    if all(len(table.lengths) == 1 for table in tables):
+    if ended and all(len(table.lengths) == 1 for table in tables):
         found.append("one epoch only: what passes from one epoch to the next was not seen")
     if any(calls for u in log.updates for _, calls in u.clips.values()) and not any(u.clipped for u in log.updates):
         found.append("clipping changed nothing: no gradient was that large. A smaller limit shows where it clips")
