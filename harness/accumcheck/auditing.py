@@ -23,6 +23,7 @@ from accumcheck.scripts.execute import execute
 from accumcheck.scripts.explain import ENDED, Judgement, judge
 from accumcheck.scripts.hints import named
 from accumcheck.scripts.launch import failed
+from accumcheck.scripts.log import Log
 from accumcheck.scripts.watch import Observer, note_hints, observing
 from accumcheck.task import OBJECTIVES, Objective
 
@@ -135,47 +136,22 @@ def main() -> None:
     """Audit what the first argument asks for, and write the report to a file: the other end of ``scripts.launch``."""
     request = json.loads(sys.argv[1])
     process = os.getpid()
-    folder = Path(request["folder"]) if request["folder"] else None
-    rank, ranks = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE")) if folder else (0, 1)
-    observer = Observer(limit=request["updates"], several=folder is not None)
+    rank = int(os.environ["RANK"]) if request["folder"] else 0
+    observer = Observer(limit=request["updates"], several=bool(request["folder"]))
 
     def report(error: str | None) -> None:
-        try:
-            write(error)
-        except Exception as failure:  # noqa: BLE001, RUF100 - else it would look as if the script had failed
-            traceback.print_exc()
-            said = f"{type(failure).__name__}: {failure}"
-            found = failed(request["name"], f"accumcheck itself failed, with {said}; please report it")
-            Path(request["result"]).write_text(json.dumps(found))
-
-    def write(error: str | None) -> None:
         if os.getpid() != process:
             return  # a process that the script has forked
-        log = observer.log
-        if folder:
-            log.error = error
-            if rank:
-                join.save(log, folder / f"rank-{rank}")
-                return
-            log, error = join.gathered(log, folder, ranks)
-        found = ScriptReport(request["name"], judge(log, request["accumulation_steps"], request["objective"]), error)
-        if request["figure"] and found.judgement.optimizers:
-            from accumcheck.figures import draw_script, save  # noqa: PLC0415 - needs matplotlib
-
-            if (figure := draw_script(found.judgement, found.script)) is not None:
-                save(figure, request["figure"])
-        path = Path(request["result"])
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"object": found.as_dict(), "text": found.text(request["width"])}))
-        partial.replace(path)
-
-    tries = 0
+        try:
+            _write(observer.log, error, request, rank)
+        except Exception as failure:  # noqa: BLE001, RUF100 - else it would look as if the script had failed
+            traceback.print_exc()
+            said = f"accumcheck itself failed, with {type(failure).__name__}: {failure}; please report it"
+            Path(request["result"]).write_text(json.dumps(failed(request["name"], said)))
 
     def enough() -> None:
-        nonlocal tries
-        tries += 1
-        observer.log.facts[ENDED] = 1
-        if tries > 3:  # the script goes on, whatever is raised
+        observer.log.facts[ENDED] += 1
+        if observer.log.facts[ENDED] > STUBBORN:  # the script goes on, whatever is raised
             report(None)
             with suppress(ValueError, OSError):
                 sys.stdout.flush()
@@ -188,8 +164,32 @@ def main() -> None:
     report(error)
     with suppress(ValueError, OSError):  # the script may have closed it
         sys.stdout.flush()
-    if folder and rank and error:
-        (folder / f"error-{rank}").write_text(f"the script failed: on rank {rank}, {error}")
+    if rank and error:
+        Path(request["folder"], f"error-{rank}").write_text(f"the script failed: on rank {rank}, {error}")
         os._exit(1)  # so that torchrun ends the others, who may wait for this one
     if threading.active_count() > 1 or os.getpid() != process:
         os._exit(0)  # threads that the script has left behind would keep the process
+
+
+STUBBORN = 3  # times that a script may go on after it was to end
+
+
+def _write(log: Log, error: str | None, request: dict[str, Any], rank: int) -> None:
+    """Judge what was seen and write the report; of several ranks, those behind the first leave what they saw to it."""
+    if request["folder"]:
+        folder = Path(request["folder"])
+        log.error = error
+        if rank:
+            join.save(log, folder / f"rank-{rank}")
+            return
+        log, error = join.gathered(log, folder, int(os.environ["WORLD_SIZE"]))
+    found = ScriptReport(request["name"], judge(log, request["accumulation_steps"], request["objective"]), error)
+    if request["figure"] and found.judgement.optimizers:
+        from accumcheck.figures import draw_script, save  # noqa: PLC0415 - needs matplotlib
+
+        if (figure := draw_script(found.judgement, found.script)) is not None:
+            save(figure, request["figure"])
+    path = Path(request["result"])
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"object": found.as_dict(), "text": found.text(request["width"])}))
+    partial.replace(path)

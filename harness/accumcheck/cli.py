@@ -6,6 +6,7 @@ It imports no torch itself: loops are judged in a process of their own, see ``ac
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import importlib.util
 import json
@@ -15,10 +16,19 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from accumcheck import __version__, isolated
 from accumcheck.watching.limits import TIME_LIMIT, require_limit
 
+COMMANDS = ("run", "check", "compare", "recipe", "init", "frameworks")
+WELCOME = """Is your gradient accumulation the big batch that it claims to be? Ask:
+
+  accumcheck run train.py --grad-accum 4     your script, as it is
+  accumcheck check my_loop.py:train          a function train(task), at all sizes
+  accumcheck recipe                          prints a loop that is right
+
+accumcheck --help lists all commands."""
 STATUS = {"equivalent": 0, "diverges": 1, "error": 2, "inconclusive": 3}
 INTERRUPTED = 130  # as shells have it
 LOOP = "FILE.py:FUNCTION or package.module:FUNCTION"
@@ -66,15 +76,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - a command each
     parser = _parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["run"]:
+    if not words:
+        print(WELCOME, file=sys.stderr)
+        return STATUS["error"]
+    if advice := _meant(words[0]):
+        print(f"accumcheck: {advice}", file=sys.stderr)
+        return STATUS["error"]
+    if words[0] == "run":
         return _audit(words[1:])
     cut = words.index("--") if words[:1] == ["compare"] and "--" in words else len(words)
     options = parser.parse_args(words[:cut])
     if options.command == "compare":
         return _compare(options, words[cut:])
+    if options.command == "recipe":
+        return _recipe(options.objective, options.style)
     if options.command == "init":
         return _init(Path(options.file), options.loop)
     if options.command == "frameworks":
@@ -84,6 +102,34 @@ def _run(arguments: Sequence[str] | None) -> int:
     if options.ranks is not None and options.device != "cpu":
         parser.error(f"--ranks runs on the CPU, got --device {options.device}")
     return _check(options)
+
+
+def _meant(word: str) -> str:
+    """What was meant by a first word that is no command."""
+    if word.startswith("-") or word in COMMANDS:
+        return ""
+    file, colon, _ = word.partition(":")
+    if colon:
+        return f"{word!r} is no command: did you mean accumcheck check {word}?"
+    if file.endswith(".py"):
+        return f"{word!r} is no command: did you mean accumcheck run {word}, or accumcheck check {word}:FUNCTION?"
+    return f"{word!r} is no command: choose from {', '.join(COMMANDS)}"
+
+
+def _recipe(objective: str, style: str) -> int:
+    """Print a loop that is right; from its source, as it is not run."""
+    source = (Path(__file__).parent / "corpus" / "recipes.py").read_text()
+    name = f"{style}_{objective}"
+    node = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == name)
+    node.name, node.returns = "train", None
+    for argument in node.args.args:
+        argument.annotation = None
+    lines = source.splitlines()[node.body[1].lineno - 1 : node.end_lineno]
+    text = "\n".join(lines)
+    imports = ["from itertools import islice\n"] * ("islice(" in text) + ["import torch\n"] * ("torch." in text)
+    said = ast.get_docstring(node)
+    print("\n".join([*imports, "", f"def train({ast.unparse(node.args)}):", f'    """{said}"""', *lines]).lstrip("\n"))
+    return 0
 
 
 def _audit(words: list[str]) -> int:
@@ -353,14 +399,11 @@ def _frameworks(names: Sequence[str], as_json: bool) -> int:
     if unknown := [name for name in names if name not in known]:
         print(f"accumcheck: no framework {unknown[0]!r}: choose from {', '.join(known)}", file=sys.stderr)
         return STATUS["error"]
-    rows, failed = [], False
+    rows, failed, missing = [], False, []
     for name in names or known:
         adapter = known[name]
         if adapter.version is None:
-            print(
-                f"accumcheck: {name}: {adapter.package} is not installed: pip install {adapter.package}",
-                file=sys.stderr,
-            )
+            missing.append(f"{name}: {adapter.package} is not installed: pip install {adapter.package}")
             failed |= bool(names)
             continue
         try:
@@ -369,25 +412,52 @@ def _frameworks(names: Sequence[str], as_json: bool) -> int:
         except LoopError as error:
             print(f"accumcheck: {name}: {error}", file=sys.stderr)
             failed = True
+    for line in missing if names else ():
+        print(f"accumcheck: {line}", file=sys.stderr)
     if as_json:
         print(json.dumps([row.as_dict() for row in rows], allow_nan=False))
-    else:
+    elif names:
         _table(("framework", "as full-batch training", "otherwise"), [row.as_texts() for row in rows])
+    else:
+        print(_grid(rows, [line.partition(":")[0] for line in missing]))
     return STATUS["error"] if failed or not rows else 0
+
+
+def _grid(rows: Sequence[Any], missing: Sequence[str]) -> str:
+    """A line of marks for each framework, below their meanings."""
+    from accumcheck.adapters.conformance import COLUMNS, LEGEND  # noqa: PLC0415 - torch is not for all
+
+    width = max([len(row.adapter.id) for row in rows], default=0) + 2
+    lines = [f"{LEGEND}", ""]
+    for place, column in enumerate(COLUMNS):
+        lines.append(f"{' ' * width}{'|  ' * place}{column}")
+    lines += [f"{row.adapter.id.ljust(width)}{'  '.join(row.marks())}" for row in rows]
+    if missing:
+        lines += ["", f"{len(missing)} not installed: {', '.join(missing)}"]
+    lines += ["", f"Details of one: accumcheck frameworks {rows[0].adapter.id if rows else 'NAME'}"]
+    return "\n".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="accumcheck",
-        description="Does a training loop with gradient accumulation train as one with a batch k times as large does?",
+        description="Is gradient accumulation the big batch that it claims to be? accumcheck asks your script or loop.",
     )
     parser.add_argument("--version", action="version", version=f"accumcheck {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="run a training script as it is, and judge its updates", add_help=False)
-    check = commands.add_parser("check", help="judge one loop, or several", description=main.__doc__)
+    check = commands.add_parser(
+        "check",
+        help="judge one loop, or several",
+        description="Judge a training loop at all sizes. "
+        "Exit status: 0 equivalent, 1 diverges, 2 error, 3 inconclusive.",
+    )
     check.add_argument("loops", nargs="+", metavar="LOOP", help=LOOP)
     check.add_argument(
-        "--objective", choices=("sample", "token", "both"), default="sample", help="what the loss averages over"
+        "--objective",
+        choices=("sample", "token", "both"),
+        default="sample",
+        help="what the loss averages over (default: %(default)s)",
     )
     check.add_argument(
         "--json", action="store_true", help="print one object (a list for several loops), and nothing else"
@@ -416,6 +486,16 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--updates", type=_count, metavar="N", help="end each run after N updates")
     compare.add_argument("--json", action="store_true", help="print one object, and nothing else")
     compare.add_argument("--figure", type=_figure, metavar="FILE", help="write the errors by update as .svg or .png")
+    recipe = commands.add_parser("recipe", help="print a training loop that is right, to copy")
+    recipe.add_argument(
+        "--objective", choices=("sample", "token"), default="sample",
+        help="what the loss averages over (default: %(default)s)",
+    )  # fmt: skip
+    recipe.add_argument(
+        "--style", choices=("window", "stream", "scaler"), default="window",
+        help="window: draw k micro-batches first; stream: one at a time, dividing before the step; scaler: with "
+        "GradScaler and clipping (default: %(default)s)",
+    )  # fmt: skip
     init = commands.add_parser("init", help="write a test file for your loop, which is yours from then on")
     init.add_argument("file", metavar="FILE", help="for example test_equivalence.py")
     init.add_argument("--loop", default="my_loop:train", help=LOOP)

@@ -327,6 +327,9 @@ SITES = {
 }  # fmt: skip
 
 
+LISTED = ("visit", "scale", "clip", "step", "reset", "schedule")  # slots whose rule is a line of the loop
+
+
 def place_of(finding: Finding, sites: Mapping[str, str]) -> str | None:
     """The line of the user's file that a finding is about."""
     return sites.get(SITES.get(finding.slot, ""))
@@ -434,13 +437,13 @@ def _outcome(outcome: Outcome, report: Report, width: int) -> list[str]:
     program, shown = outcome.program, set()
     for finding in outcome.findings:
         excerpt = outcome.excerpts.get(finding.id)
-        explained = bool(program and finding.slot and program.rule(finding.slot).law)
+        explained = bool(program and finding.slot in LISTED and program.rule(finding.slot).law)
         if excerpt in shown:  # two findings in one update: its weights are shown once
             lines += ["", *tagged(wrong(finding), finding.id, width)]
             continue
         shown.add(excerpt)
         lines += ["", *block(finding, excerpt, outcome.objective, width, explained=explained)]
-    if program is not None and outcome.findings and any(f.slot for f in outcome.findings):
+    if program is not None and any(f.slot in LISTED for f in outcome.findings):
         sizes = _many(len(outcome.sizes), "size")
         lines += ["", f"  At all {sizes} your loop does the same as this one:" if len(outcome.sizes) > 1 else "", ""]
         lines += listed(program, outcome.objective, outcome.sites, width)
@@ -614,9 +617,9 @@ def _optimizer(each: Judged, judged: Judgement, width: int) -> list[str]:
             )
             lines += ["", *_wrapped(f"{where} is multiplied by:", "  ", width), ""]
             lines += table(excerpt, "this run", width)
-        if not (each.program and finding.slot):
+        if not (each.program and finding.slot in LISTED):
             lines += ["", *_wrapped(f"Fix: {fix(finding)}", "  ", width)]
-    if each.program is not None and any(f.slot for f in each.findings):
+    if each.program is not None and any(f.slot in LISTED for f in each.findings):
         law: Objective = next((t.law for t in each.tables), "sample")
         lines += [
             "",

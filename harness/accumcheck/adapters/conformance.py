@@ -31,6 +31,8 @@ COLUMNS = {
     "last window": "micro-batches that fill no window at the end of training",
 }
 PRECISION = 1e-6
+MARKS = {"equal": "=", "policy": "o", "differs": "x", "none": "."}
+LEGEND = "= as full-batch training   o a policy of its own   x different   . cannot be seen"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class Conformance:
         equal = [column for column, cell in self.cells.items() if cell.kind == "equal"]
         others = [f"{column}: {cell}" for column, cell in self.cells.items() if cell.kind != "equal"]
         return f"{adapter.framework} ({adapter.release})\n{adapter.setting}", ", ".join(equal), "\n".join(others)
+
+    def marks(self) -> list[str]:
+        """A mark for each column: equal, a policy of its own, different, or nothing to see."""
+        return [MARKS[cell.kind] for cell in self.cells.values()]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -85,6 +85,11 @@ def probe(
             hint = ""
             if isinstance(error, IndexError):
                 hint = "; the probe's inputs are row numbers, int64, of shape (b,), or (b, 4) for tokens"
+            if "must be a mapping" in str(error) or "list indices must be integers or slices, not str" in str(error):
+                hint = (
+                    "; task.loader yields (inputs, targets). For a loop that wants dicts, put a wrapper beside it that "
+                    "gives it [{'input_ids': x, 'labels': y} for x, y in task.loader], and check that"
+                )
             raise LoopError(f"{name_of(train)} raised {type(error).__name__} {where}: {error}{hint}") from error
         if hasattr(result, "__await__") or hasattr(result, "__next__"):
             what = "coroutine" if hasattr(result, "__await__") else "generator"

@@ -50,7 +50,7 @@ def listing(program: Program, objective: Objective = "sample") -> list[Line]:
             code = in_words(rule.code.removeprefix("loss.backward(); "), objective).split("\n")
             lines.extend(Line(mark, "    " * depth + each, call) for each in code)
 
-    wrong = [slot for slot in ("ranks", "clip", "schedule") if program.rule(slot).law]  # else they say nothing new
+    wrong = [slot for slot in ("clip", "schedule") if program.rule(slot).law]  # else they say nothing new
     show("visit", 0)
     show("scale", 1)
     lines.append(Line(" ", "    loss.backward()", "backward"))

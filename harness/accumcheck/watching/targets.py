@@ -76,8 +76,36 @@ def why_no_loop(found: object) -> str | None:
     try:
         signature.bind(None)
     except TypeError:
-        return f"takes {signature.replace(return_annotation=signature.empty)}: {ONE_ARGUMENT}"
+        return (
+            f"takes {signature.replace(return_annotation=signature.empty)}: {ONE_ARGUMENT}{_wrapper(found, signature)}"
+        )
     return None
+
+
+# What arguments of training functions are usually called, and what a task has for them.
+USUAL = {
+    "model": "model", "net": "model", "optimizer": "optimizer", "opt": "optimizer", "scheduler": "scheduler",
+    "lr_scheduler": "scheduler", "loss_fn": "loss_fn", "criterion": "loss_fn", "loader": "loader",
+    "train_loader": "loader", "dataloader": "loader", "train_dataloader": "loader", "data_loader": "loader",
+    "dataset": "dataset", "epochs": "epochs", "num_epochs": "epochs", "n_epochs": "epochs", "device": "device",
+    "batch_size": "micro_batch_size", "micro_batch_size": "micro_batch_size", "k": "accumulation_steps",
+    "accumulation_steps": "accumulation_steps", "accum_steps": "accumulation_steps",
+    "grad_accum": "accumulation_steps", "gradient_accumulation_steps": "accumulation_steps",
+}  # fmt: skip
+
+
+def _wrapper(found: Any, signature: inspect.Signature) -> str:
+    """A loop around a function that takes other arguments, to type next."""
+    needed = [
+        p for p in signature.parameters.values()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and (p.default is p.empty or p.name in USUAL)
+    ]  # fmt: skip
+    if not needed or "self" in signature.parameters:
+        return ""
+    name = getattr(found, "__name__", "your_function")
+    given = [f"task.{USUAL[p.name]}" if p.name in USUAL else "task" if p.name == "task" else "..." for p in needed]
+    words = [f"{p.name}={value}" for p, value in zip(needed, given, strict=True)]
+    return f"\nPut a wrapper beside it, and check that:\n\n    def wrapped(task):\n        {name}({', '.join(words)})\n"
 
 
 def _by_name(name: str) -> Any:
