@@ -417,3 +417,18 @@ def test_frameworks_says_what_is_missing_or_unknown(capsys, monkeypatch):
     printed = capsys.readouterr()
     assert [row["name"] for row in json.loads(printed.out)] == ["book_after"]
     assert printed.err == "accumcheck: lightning: lightning is not installed: pip install lightning\n"
+
+
+def test_frameworks_are_a_grid_of_marks(capsys, monkeypatch):
+    from accumcheck import adapters  # noqa: PLC0415
+
+    chosen = [a for a in adapters.ADAPTERS if a.id in ("book_after", "nanogpt")]
+    missing = next(a for a in adapters.ADAPTERS if a.id == "lightning")
+    monkeypatch.setattr(type(missing), "version", property(lambda self: None if self.id == "lightning" else "1"))
+    monkeypatch.setattr(adapters, "ADAPTERS", [*chosen, missing])
+    assert main(["frameworks"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "= as full-batch training   o a policy of its own   x different   . cannot be seen"
+    assert out[2:4] == ["            full window", "            |  tail"]
+    assert "book_after  =  x  =  x  x  =  =  x" in out
+    assert "1 not installed: lightning" in out

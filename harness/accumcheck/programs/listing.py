@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,7 +71,7 @@ def in_words(code: str, objective: Objective) -> str:
     count, name = UNITS[objective]
     for end in ("in_window_on_all_ranks", "in_window", "since_step"):
         code = code.replace(f"units_{end}", f"{name}_{end}")
-    return code.replace("* units", f"* {count}")
+    return re.sub(r"\bunits\b", count, code)
 
 
 def fix_of(program: Program, objective: Objective) -> str:

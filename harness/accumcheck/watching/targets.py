@@ -102,7 +102,8 @@ def _wrapper(found: Any, signature: inspect.Signature) -> str:
     ]  # fmt: skip
     if not needed or "self" in signature.parameters:
         return ""
-    name = getattr(found, "__name__", "your_function")
+    name = getattr(found, "__name__", "")
+    name = name if name.isidentifier() else "your_function"
     given = [f"task.{USUAL[p.name]}" if p.name in USUAL else "task" if p.name == "task" else "..." for p in needed]
     words = [f"{p.name}={value}" for p, value in zip(needed, given, strict=True)]
     return f"\nPut a wrapper beside it, and check that:\n\n    def wrapped(task):\n        {name}({', '.join(words)})\n"
