@@ -11,7 +11,8 @@ holds what its claim alone needs, and ``lab`` holds what several claims need; no
 """
 
 NAMES = (
-    *("error_by_step", "ragged_lengths", "drift", "tolerance", "scale", "probe_cost", "round_trip", "watching"),
+    *("error_by_step", "ragged_lengths", "drift", "tolerance", "scale"),
+    *("probe_cost", "round_trip", "watching", "start_up"),
     *("frameworks", "architectures", "contributions", "tail_weight", "tokens"),
     *("learning_rate", "smoothness"),
     *("book", "batch_norm"),

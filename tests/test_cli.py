@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -432,3 +433,12 @@ def test_frameworks_are_a_grid_of_marks(capsys, monkeypatch):
     assert out[2:4] == ["            full window", "            |  tail"]
     assert "book_after  =  x  =  x  x  =  =  x" in out
     assert "1 not installed: lightning" in out
+
+
+def test_marks_are_plain_where_the_terminal_knows_no_others(tmp_path):
+    (tmp_path / "mine.py").write_text(RIGHT)
+    done = subprocess.run(
+        [sys.executable, "-m", "accumcheck", "check", "mine.py:train"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert done.stdout.startswith("+ mine.py:train is full-batch training")

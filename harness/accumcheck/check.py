@@ -215,7 +215,7 @@ def _compare_twice(train: Loop, case: Case, reference: Loop) -> Comparison:
 def _model_findings(
     coupling: Coupling, comparisons: tuple[Comparison, ...], loop_is_right: bool
 ) -> tuple[Finding, ...]:
-    """What makes a model diverge under a loop whose matrix is right; and coupling, which no loop can mend."""
+    """What makes a model diverge under a loop whose matrix is right; and coupling, which no loop can fix."""
     failed = next((c for c in comparisons if c.verdict == "diverges"), None)
     doubted = next((c for c in comparisons if c.verdict == "inconclusive"), None)
     worst = failed or doubted

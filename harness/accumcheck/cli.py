@@ -152,7 +152,7 @@ def _audit(words: list[str]) -> int:
     if options.report:
         Path(options.report).write_text(result["text"] + "\n")
     elif not options.json:
-        print(result["text"], file=sys.stderr)
+        print(_printable(result["text"], sys.stderr), file=sys.stderr)
     return STATUS[result["object"]["verdict"]]
 
 
@@ -215,6 +215,15 @@ def _run_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _printable(text: str, stream: Any) -> str:
+    """The same with ASCII marks, where the terminal knows no others."""
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return text.translate(str.maketrans("✓✗·–−", "+x.--"))
+    return text
+
+
 def _width() -> int:
     """Characters in a line: those of the terminal, between 60 and 120; 80 where there is none."""
     return min(max(shutil.get_terminal_size((80, 24)).columns, 60), 120)
@@ -242,7 +251,8 @@ def _check(options: argparse.Namespace) -> int:
         objects.append(result["object"])
         failed = result["object"]["verdict"] == "error"
         if failed or not options.json:
-            print(result["text"], file=sys.stderr if failed else sys.stdout, flush=True)
+            stream = sys.stderr if failed else sys.stdout
+            print(_printable(result["text"], stream), file=stream, flush=True)
     if options.json:
         print(json.dumps(objects[0] if len(objects) == 1 else objects, allow_nan=False))
     elif len(objects) > 1:

@@ -1,4 +1,4 @@
-"""The picture of a verdict: the contribution matrix of a loop beside the one that is due."""
+"""The picture of a verdict: the contribution matrix of a loop beside the one that it should be."""
 
 from __future__ import annotations
 

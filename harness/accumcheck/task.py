@@ -100,8 +100,8 @@ class Task:
     """All that a loop gets, and all that it needs: ``def train(task): ...`` trains ``task.model``.
 
     ``loader`` yields micro-batches ``(inputs, targets)`` in a fixed order, already on ``device``. ``loss_fn(outputs,
-    targets)`` is the mean over samples, or over tokens whose target is not −100. ``scheduler.step()`` is due once per
-    optimizer step; its learning rate differs at every step, so that a schedule that runs too fast shows.
+    targets)`` is the mean over samples, or over tokens whose target is not −100. ``scheduler.step()`` belongs behind
+    each optimizer step, once. Its learning rate differs at every step, so that a schedule that runs too fast shows.
     """
 
     model: nn.Module

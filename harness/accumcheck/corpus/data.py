@@ -79,7 +79,7 @@ def _sklearn_table(loader: str) -> Any:
         return getattr(importlib.import_module("sklearn.datasets"), loader)()
     except ImportError as error:
         raise ImportError(
-            f"{loader} comes with scikit-learn, which is not installed: pip install 'accumcheck[experiments]'"
+            f"{loader} comes with scikit-learn, which is not installed: pip install scikit-learn"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a loop: the laws, how each is mended, and a finding, which is a law that was broken."""
+"""What can be wrong with a loop: the laws, how each is fixed, and a finding, which is a law that was broken."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Law:
-    """What holds in a loop that accumulates as it claims; how to mend one that breaks it; a public thread, if any."""
+    """What holds in a loop that accumulates as it claims; how to fix one that breaks it; a public thread, if any."""
 
     text: str
     fix: str
@@ -32,7 +32,8 @@ LAWS = {
     ),
     "unsynchronised-replicas": Law(
         "all ranks step with the same gradient and the same learning rate",
-        "leave no_sync() for the last micro-batch of each window, forward pass included; step alike on all ranks",
+        "leave no_sync() for the last micro-batch of each window, forward pass included; step at the same time on all "
+        "ranks",
         GITHUB + "karpathy/build-nanogpt/pull/30",
     ),
     "step-per-micro-batch": Law("a window of k micro-batches makes one optimizer step", GATE),

@@ -53,7 +53,7 @@ class Shape(NamedTuple):
 
 
 class Now(NamedTuple):
-    """What a gate may look at, right after (or before) the backward pass of a micro-batch."""
+    """What a condition may look at, right after (or before) the backward pass of a micro-batch."""
 
     i: int  # its place in the epoch
     number: int  # in the whole run, from 0
