@@ -77,6 +77,8 @@ MUTANTS = [
     ("watching", "largest_ratio", 1.2),
     ("watching", "largest_cost_ms", 16.0),
     ("watching", "megabytes", 60.0),
+    ("start_up", "light", 0.4),
+    ("start_up", "ratio", 1.5),
     ("frameworks", "settings", 0),
     ("frameworks", "equal tail", 20),
     ("architectures", "largest_noise", 1e-4),

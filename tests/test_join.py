@@ -106,7 +106,7 @@ def elsewhere(made):
     ("change", "reason"),
     [
         (shorter, "ranks make unequal numbers of optimizer steps: 1, 0"),
-        (elsewhere, "in backward pass 0, ranks are at other micro-batches of their epochs"),
+        (elsewhere, "in backward pass 0, ranks are at different places in the epoch"),
     ],
 )
 def test_ranks_that_do_different_things_are_not_judged(change, reason):

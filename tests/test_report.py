@@ -110,7 +110,7 @@ FIRST = """\
       your loop  1/8  1/8  1/4
       should be  1/3  1/3  1/3
 
-  At all 10 sizes your loop does the same as this one:
+  At all 10 sizes your loop acts like this (+ is the fix):
 
       for epoch in range(epochs): for i, batch in enumerate(loader): ...
     -     loss = loss_fn(outputs, targets) / k

@@ -24,8 +24,8 @@ from accumcheck.watching.limits import TIME_LIMIT, require_limit
 COMMANDS = ("run", "check", "compare", "recipe", "init", "frameworks")
 WELCOME = """Is your gradient accumulation the big batch that it claims to be? Ask:
 
-  accumcheck run train.py --grad-accum 4     your script, as it is
-  accumcheck check my_loop.py:train          a function train(task), at all sizes
+  accumcheck run train.py [ITS ARGUMENTS]    your script, as it is
+  accumcheck check my_loop.py:train          a function train(task), at ten sizes
   accumcheck recipe                          prints a loop that is right
 
 accumcheck --help lists all commands."""
@@ -459,7 +459,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="judge one loop, or several",
-        description="Judge a training loop at all sizes. "
+        description="Judge a training loop at ten sizes. "
         "Exit status: 0 equivalent, 1 diverges, 2 error, 3 inconclusive.",
     )
     check.add_argument("loops", nargs="+", metavar="LOOP", help=LOOP)
@@ -489,9 +489,10 @@ def _parser() -> argparse.ArgumentParser:
         "compare",
         help="two runs of a script, update by update",
         usage="accumcheck compare [OPTIONS] -- python SCRIPT [ARGUMENTS] -- python SCRIPT [ARGUMENTS]",
-        description="Four runs: the first command three times, as two measure the noise. What they write is written.",
+        description="The first command runs three times, to measure the noise, the second once. "
+        "The files that they write are written.",
     )
-    compare.add_argument("--free", action="store_true", help="let parameters drift, do not put them back at each step")
+    compare.add_argument("--free", action="store_true", help="let both runs train on; by default each step is undone")
     compare.add_argument("--keep-dropout", action="store_true", help="leave dropout on")
     compare.add_argument("--updates", type=_count, metavar="N", help="end each run after N updates")
     compare.add_argument("--json", action="store_true", help="print one object, and nothing else")

@@ -77,19 +77,19 @@ ON_RANKS = {
         "DistributedDataParallel averages gradients over ranks: multiply the loss by dist.get_world_size() if it is "
         "divided by what all ranks hold, and do not divide by the number of ranks again",
     ),
-    "mean-of-means": ("Ranks with unequal numbers of samples weigh the same.", SHARES["sample"]),
-    "token-weighting": ("Ranks with unequal numbers of tokens weigh the same.", SHARES["token"]),
+    "mean-of-means": ("A rank with few samples counts as much as a full one.", SHARES["sample"]),
+    "token-weighting": ("A rank with few tokens counts as much as any other.", SHARES["token"]),
     "clipped-per-micro-batch": (
         "Gradients are clipped before they are complete: at micro-batches, or on each rank before the exchange.",
         "move clip_grad_norm_() to right before optimizer.step(), after gradients are exchanged",
     ),
     "dropped-tail": (
-        "Ranks leave out samples where they do not divide the data set.",
-        "give each sample to one rank: DistributedSampler(drop_last=True) leaves some out",
+        "The ranks do not divide the data set, and the rest is left out.",
+        "give every sample to a rank: DistributedSampler(drop_last=True) does not",
     ),
     "unexplained": (
         "Ranks draw samples more than once in an epoch.",
-        "give each sample to one rank: DistributedSampler repeats some where the ranks do not divide the data set",
+        "make the data set a multiple of the ranks: otherwise DistributedSampler repeats samples to fill up",
     ),
 }
 
@@ -134,7 +134,7 @@ def _seen(finding: Finding) -> str:  # noqa: PLR0911 - a table of cases
         order = "micro-batches bring the samples in another order than full batches"
         return f"{order}; {facts['consumers']}" if facts.get("consumers") else order
     if finding.id == "batch-coupled":
-        return f"the gradients of samples {runs(finding.samples)} have other directions in micro-batches"
+        return f"the gradients of samples {runs(finding.samples)} change direction in micro-batches"
     if finding.id == "gradients-lost" and facts.get("never"):
         return "full batches train it, micro-batches never do"
     if facts.get("moved"):
@@ -152,7 +152,7 @@ def _seen(finding: Finding) -> str:  # noqa: PLR0911 - a table of cases
     if finding.id == "low-precision-accumulation" or facts.get("shared"):
         return f"{_narrow(facts)}at update {finding.step}, its gradient is not the sum over the samples"
     if finding.id == "unexplained" and "error" in facts:
-        return f"gradients differ at parameters other than zero, by {float(str(facts['error'])):.1e} of their size"
+        return f"gradients differ once parameters are not zero, by {float(str(facts['error'])):.1e} of their size"
     if finding.weight is None or finding.due is None:
         return ""
     ours, due = _shown(finding.weight, finding.due)
@@ -416,7 +416,7 @@ def _proved(outcome: Outcome, report: Report) -> list[str]:
     """What an equivalent loop was seen to do, and what follows."""
     said = [f"{_many(len(outcome.sizes), 'size')} compared, exactly: {span(outcome)}."]
     if not outcome.plain:
-        said.append("Without accumulation it is no plain mean (a sum, or clipped). It was compared with that run.")
+        said.append("Even with k = 1 your loop sums or clips. So it was compared with its own run with k = 1.")
     if outcome.convention not in (None, "window") and outcome.reference == "own":
         said.append(f"With accumulation and without, {CONVENTIONS[str(outcome.convention)]}.")
     if not report.comparisons:
@@ -445,7 +445,11 @@ def _outcome(outcome: Outcome, report: Report, width: int) -> list[str]:
         lines += ["", *block(finding, excerpt, outcome.objective, width, explained=explained)]
     if program is not None and any(f.slot in LISTED for f in outcome.findings):
         sizes = _many(len(outcome.sizes), "size")
-        lines += ["", f"  At all {sizes} your loop does the same as this one:" if len(outcome.sizes) > 1 else "", ""]
+        lines += [
+            "",
+            f"  At all {sizes} your loop acts like this (+ is the fix):" if len(outcome.sizes) > 1 else "",
+            "",
+        ]
         lines += listed(program, outcome.objective, outcome.sites, width)
     if outcome.equals and outcome.findings and outcome.equals != "window":
         text = f"Note: these are the weights of full-batch training in which {CONVENTIONS[outcome.equals]}."
@@ -613,7 +617,7 @@ def _optimizer(each: Judged, judged: Judgement, width: int) -> list[str]:
         elif excerpt not in shown:
             shown.append(excerpt)
             where = (
-                f"Update {excerpt.update}, in epoch {finding.epoch} (the first is 0). The mean loss of each micro-batch"
+                f"Update {excerpt.update}, in epoch {finding.epoch} (both count from 0). Each micro-batch's mean loss"
             )
             lines += ["", *_wrapped(f"{where} is multiplied by:", "  ", width), ""]
             lines += table(excerpt, "this run", width)
@@ -623,7 +627,7 @@ def _optimizer(each: Judged, judged: Judgement, width: int) -> list[str]:
         law: Objective = next((t.law for t in each.tables), "sample")
         lines += [
             "",
-            "  In this run the script does the same as this one:",
+            "  This run acts like this loop (+ is the fix):",
             "",
             *listed(each.program, law, judged.sites, width),
         ]
@@ -663,14 +667,15 @@ def compared(outcome: compare.Outcome) -> str:
 def _first_wrong(pair: compare.Pair) -> Iterator[str]:
     if pair.rates:
         first, second = pair.rates
-        yield f"  At update {pair.update}, the learning rate is {second:.6g}, and {first:.6g} in the first."
+        yield f"  At update {pair.update}, the learning rate is {second:.6g}, and {first:.6g} in the first command."
     if pair.wrong:
         where = ", before clipping," * pair.before_clipping
-        aside = f" in its direction, and {pair.across:.2g} of it lies across"
+        aside = f" along it, and {pair.across:.2g} of it points elsewhere"
         aside = aside if not pair.across <= max(1e-3, 2 * pair.tolerance) else ""
-        yield f"  At update {pair.update}, the gradient{where} is {_times(pair.ratio)} that of the first{aside}."
+        times = _times(pair.ratio)
+        yield f"  At update {pair.update}, the gradient{where} is {times} that of the first command{aside}."
     for each in pair.wrong[: compare.SHOWN]:
-        times = "zero in the first" if math.isnan(each.ratio) else _times(each.ratio)
+        times = "zero in the first command" if math.isnan(each.ratio) else _times(each.ratio)
         yield f"    {each.tensor}: {times}, error {each.error:.2g}, tolerance {each.tolerance:.2g}"
     if len(pair.wrong) > compare.SHOWN:
         yield f"    and {len(pair.wrong) - compare.SHOWN} more tensors"

@@ -15,7 +15,7 @@ class Law:
     thread: str = ""
 
 
-GATE = "if (batch_idx + 1) % accumulation_steps == 0 or batch_idx + 1 == len(loader): step(); zero_grad()"
+GATE = "if (i + 1) % k == 0 or i + 1 == len(loader): optimizer.step(); optimizer.zero_grad()"
 SHARE = "loss = loss_fn(outputs, targets) * len(targets) / samples_in_window"
 GITHUB = "https://github.com/"
 
@@ -27,12 +27,12 @@ LAWS = {
     ),
     "batch-coupled": Law(
         "a sample's gradient does not depend on which samples share its micro-batch",
-        "use GroupNorm or LayerNorm for BatchNorm; gather a window's outputs before a loss that contrasts them",
+        "replace BatchNorm by GroupNorm or LayerNorm; compute a contrastive loss once, on the whole window",
         GITHUB + "pytorch/pytorch/issues/46516",
     ),
     "unsynchronised-replicas": Law(
         "all ranks step with the same gradient and the same learning rate",
-        "leave no_sync() for the last micro-batch of each window, forward pass included; step at the same time on all "
+        "run each window's last micro-batch outside no_sync(), its forward pass too; step at the same time on all "
         "ranks",
         GITHUB + "karpathy/build-nanogpt/pull/30",
     ),

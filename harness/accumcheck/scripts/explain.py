@@ -73,7 +73,7 @@ class Judgement:
         terms = sorted({(table.term, table.law) for each in self.optimizers for table in each.tables})
         for law in ("sample", "token"):
             if names := [term for term, each in terms if each == law]:
-                found.append(f"the loss is to be a mean over {law}s ({', '.join(names)})")
+                found.append(f"you want the loss to be a mean over {law}s ({', '.join(names)})")
         if terms:
             found.append("samples of a micro-batch do not influence each other")
         return list(dict.fromkeys(found))
@@ -116,7 +116,7 @@ FREQUENT = "the most frequent number of micro-batches in an update"
 def _steps(log: Log, told: int | None) -> tuple[int, str]:
     """The accumulation steps, and where they are from: told, a setting of the script's, or the windows themselves."""
     if told is not None:
-        return told, "told"
+        return told, "-k"
     counts = Counter(
         len({part.batch for n in update.since for part in log.passes[n].parts} or update.since)
         for update in log.updates
@@ -289,7 +289,7 @@ def _buffers(updates: Sequence[Update], k: int) -> list[Finding]:
     """What happened to gradients between a pass and its step."""
     found: list[Finding] = []
     if apart := [step for step, update in enumerate(updates) if update.apart]:
-        text = f"at update {apart[0]}, and in {len(apart)} of {len(updates)} updates, gradients are not the same"
+        text = f"at update {apart[0]}, and in {len(apart)} of {len(updates)} updates, the gradients of ranks differ"
         found.append(Finding("unsynchronised-replicas", step=apart[0], facts={"text": text}))
     for step, update in enumerate(updates):
         inside = [n for n in update.since if n in update.factors]
@@ -320,20 +320,18 @@ def _coupled(log: Log, passes: Mapping[int, Pass], k: int) -> list[Finding]:
         return []
     parts = [part for each in passes.values() for part in each.parts]
     if curved := next((part.nonlinear for part in parts if part.nonlinear), ""):
-        text = (
-            f"the loss is the {curved} of what a micro-batch's samples come to together, which is no mean over samples"
-        )
+        text = f"the loss is the {curved} of a value of all samples of a micro-batch, so it is no mean over samples"
         return [Finding("batch-coupled", facts={"text": text})]
     if log.facts[BATCH_NORM]:
         text = "BatchNorm normalises by the statistics of each micro-batch"
-        return [Finding("batch-coupled", facts={"text": text, "fix": "use GroupNorm or LayerNorm for BatchNorm"})]
+        return [Finding("batch-coupled", facts={"text": text, "fix": "replace BatchNorm by GroupNorm or LayerNorm"})]
     first = [part for part in parts if part.term == parts[0].term and len(part.weights) > 1] if parts else []
     if first and all(part.contrasts for part in first) and all(len(p.weights) == p.batch.rows for p in first):
         text = (
             "the loss has as many classes as rows, and targets that are not the data's: "
             "it contrasts the samples of a micro-batch"
         )
-        fix = "gather the outputs of the whole window before the loss that contrasts them"
+        fix = "compute the contrastive loss once, on the outputs of the whole window"
         return [Finding("batch-coupled", facts={"text": text, "fix": fix})]
     return []
 
@@ -483,9 +481,7 @@ def _explained(table: Table, group: float | None, *, told: bool, loose: bool) ->
     elif group is not None:
         divisor = base / group
         if not close(abs(divisor), 1, NEAR):
-            note = (
-                f"in full windows it weighs {abs(divisor):.4g} in all, which is taken for its factor in the objective"
-            )
+            note = f"the weights of a full window add up to {abs(divisor):.4g}, which is taken to be on purpose"
     elif k > 1 and (near := _near(base, [n * f for n in natural for f in (k, 1 / k)])) is not None:
         divisor = sign * next(n for n in natural if _near(base, [n * k, n / k]))
     else:
@@ -497,15 +493,15 @@ def _explained(table: Table, group: float | None, *, told: bool, loose: bool) ->
         if found and found.wrong:
             return (
                 found,
-                f"in full windows it weighs {base:.4g} in all, which is taken for its factor in the objective",
+                f"the weights of a full window add up to {base:.4g}, which is taken to be on purpose",
                 "",
             )
-        where = "" if told else f", if {k} are the accumulation steps (-k tells them)"
+        where = "" if told else f" (k = {k} is a guess: set it with -k)"
         return (
             found,
             note,
-            f"in full windows it weighs {abs(base):.4g} in all, where a mean weighs 1{where}: "
-            "a factor of the objective, or a wrong divisor",
+            f"the weights of a full window add up to {abs(base):.4g}, not to 1{where}: "
+            "a factor on purpose, or a wrong divisor",
         )
     return likeliest(table, _divided(table, divisor), scales, loose=loose), note, ""
 
@@ -537,8 +533,8 @@ def _counted(table: Table) -> tuple[Table, str] | None:
             what = COUNTED[place % len(COUNTED)]
             return (
                 changed,
-                f"windows are divided by how many {what} their batches hold, which is not how many losses they have: "
-                "taken for the objective's own",
+                f"each window is divided by how many {what} it holds, not by its number of losses: "
+                "taken to be on purpose",
             )
     return None
 
@@ -754,7 +750,7 @@ def _certain(table: Table, judged: Judged) -> str | None:
             )
         )
         return None
-    return "its updates are made of other micro-batches than full batches, in a way that no known rule has"
+    return "the wrong micro-batches go into its updates, in a way that fits no known rule"
 
 
 # What the run did not show
@@ -765,21 +761,23 @@ def _unseen(log: Log, judged: Sequence[Judged], k: int) -> list[str]:
     if not tables:
         return []
     if k == 1:
-        return ["no accumulation: every update was made of one micro-batch. Run it with more accumulation steps"]
+        return ["accumulation: every update was made of one micro-batch. Run it with more accumulation steps"]
     found = []
     windows = [window for table in tables for window in table.windows]
     ended = any(table.whole or len(table.lengths) > 1 for table in tables)
     if not ended:
         found.append("the end of an epoch: the run ended before. More updates show what becomes of a tail there")
     elif all(len(window) == k for window in windows):
-        found.append(f"no tail: every epoch had a multiple of k = {k} micro-batches. Another data set length shows one")
+        found.append(
+            f"a short last window: k = {k} divides the micro-batches of each epoch. "
+            "Try another length, as with --samples"
+        )
     if all(len({m.rows for m in table.micros}) == 1 for table in tables):
         found.append(
-            "no short micro-batch: all had as many samples. "
-            "A length that the micro-batch size does not divide shows one"
+            "a short micro-batch: all were the same size. Try a data set length that is no multiple of that size"
         )
     if ended and all(len(table.lengths) == 1 for table in tables):
-        found.append("one epoch only: what passes from one epoch to the next was not seen")
+        found.append("a second epoch, and what it takes over from the first")
     if any(calls for u in log.updates for _, calls in u.clips.values()) and not any(u.clipped for u in log.updates):
-        found.append("clipping changed nothing: no gradient was that large. A smaller limit shows where it clips")
+        found.append("a gradient that was clipped: none was that large. Try a smaller limit")
     return found

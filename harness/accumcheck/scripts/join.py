@@ -101,14 +101,14 @@ def _unlike(logs: Sequence[Log]) -> Iterator[str]:
             yield f"ranks make unequal numbers of {what}: {', '.join(map(str, counts))}"
     for each in zip(*(log.passes for log in logs), strict=False):
         if len({tuple(part.term for part in one.parts) for one in each}) > 1:
-            yield f"in backward pass {each[0].number}, the losses of ranks have other terms"
+            yield f"in backward pass {each[0].number}, ranks have different loss terms"
         places = [(part.batch.loader, part.batch.epoch, part.batch.place) for part in each[0].parts]
         for one in each[1:]:
             if [(part.batch.loader, part.batch.epoch, part.batch.place) for part in one.parts] != places:
-                yield f"in backward pass {each[0].number}, ranks are at other micro-batches of their epochs"
+                yield f"in backward pass {each[0].number}, ranks are at different places in the epoch"
     for updates in zip(*(log.updates for log in logs), strict=False):
         if len({(u.optimizer, tuple(sorted(u.factors)), u.since, tuple(u.exchanged.values())) for u in updates}) > 1:
-            yield "ranks step with other micro-batches"
+            yield "ranks step after different micro-batches"
 
 
 def _batches(logs: Sequence[Log], whole: Log) -> dict[Batch, Batch]:

@@ -145,7 +145,7 @@ def _why_not_imported(where: str, function: str, error: BaseException) -> str:
             if any(frame.filename == argparse.__file__ for frame in frames)
             else f"ends the program (SystemExit: {error})"
         )
-        return f"importing {path.name} {runs}: guard it with `if __name__ == '__main__'`"
+        return f"importing {path.name} {runs}: put that below `if __name__ == '__main__':`"
     if isinstance(error, ImportError) and "relative import" in str(error) and where.endswith(".py"):
         top, parts = _package(path.resolve())
         return f"{said}; name it {'.'.join(parts)}:{function}, from the directory above, {str(top)!r}"
