@@ -336,13 +336,13 @@ RIGHT = "from accumcheck.corpus.published import accumulate_samples as train\n"
     ("file", "loop", "test"),
     [
         ("mine.py", "mine.py:train", "test_mine.py"),
-        ("mine.py", "mine.py:train", "tests/unit/test_mine.py"),
-        ("mine.py", "mine:train", "tests/test_mine.py"),
-        ("mine.py", "./mine.py:train", "tests/test_mine.py"),
+        pytest.param("mine.py", "mine.py:train", "tests/unit/test_mine.py", marks=pytest.mark.slow),
+        pytest.param("mine.py", "mine:train", "tests/test_mine.py", marks=pytest.mark.slow),
+        pytest.param("mine.py", "./mine.py:train", "tests/test_mine.py", marks=pytest.mark.slow),
         ("pack/mine.py", "pack/mine.py:train", "tests/test_mine.py"),
-        ("pack/mine.py", "pack.mine:train", "pack/test_mine.py"),
-        ("mine.py", "{here}/mine.py:train", "{other}/test_mine.py"),
-        ("tests/mine.py", "mine.py:train", "tests/test_mine.py"),
+        pytest.param("pack/mine.py", "pack.mine:train", "pack/test_mine.py", marks=pytest.mark.slow),
+        pytest.param("mine.py", "{here}/mine.py:train", "{other}/test_mine.py", marks=pytest.mark.slow),
+        pytest.param("tests/mine.py", "mine.py:train", "tests/test_mine.py", marks=pytest.mark.slow),
     ],
 )
 def test_init_writes_a_test_that_can_import_its_loop(capsys, tmp_path, monkeypatch, file, loop, test):

@@ -136,7 +136,7 @@ def test_a_defect_is_named_by_its_factor(judge):
     tail, unscaled = judge(*WINDOWS, "--wrong", "tail"), judge(*WINDOWS, "--wrong", "unscaled")
     assert [pair.update for pair in tail.wrong] == [2, 5]
     assert tail.wrong[0].ratio == pytest.approx(0.75)
-    assert "At update 2, the gradient is 0.75 times that of the first." in text(tail)
+    assert "At update 2, the gradient is 0.75 times that of the first command." in text(tail)
     assert len(unscaled.wrong) == 6
     assert unscaled.as_dict()["ratio"] == pytest.approx(4)
 
@@ -337,7 +337,7 @@ def test_the_report_leads_with_the_ratio():
           first: A
           second: B
 
-          At update 3, the gradient is 0.75 times that of the first.
+          At update 3, the gradient is 0.75 times that of the first command.
             fc.weight: 0.75 times, error 0.25, tolerance 1e-06
           1 of 1 updates differ: 3.""")
     assert list(outcome.as_dict()) == [

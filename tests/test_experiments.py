@@ -14,12 +14,10 @@ from experiments.lab.runner import ROOT, Bench
 from experiments.lab.writer import RESULTS, write
 
 SUMMARY = json.loads((RESULTS / "summary.json").read_text())
-SLOW = ("probe_cost", "drift", "book")  # a quick run of these takes more than five seconds
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NAMES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_experiment_runs_draws_and_sums_up(name, tmp_path):
     if name == "architectures":
         pytest.importorskip("transformers")

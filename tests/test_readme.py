@@ -93,5 +93,5 @@ def test_numbers_are_those_of_the_results():
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *DOCS], ids=lambda path: path.name)
 def test_links_lead_somewhere(path):
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", path.read_text()):
+    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", path.read_text()):
         assert (path.parent / target).exists(), target

@@ -54,26 +54,22 @@ def fit(cases: Sequence[Case], objective: str, relative: float = EXACT) -> Progr
 
 def _likeliest(candidates: Sequence[Program], cases: Sequence[Case], objective: str, relative: float) -> Program | None:
     best: Program | None = None
-    for found in _structures(candidates, cases):
+    limit = max(len(case.supports) for case in cases)
+    known = set()
+    for found in candidates:
         if best and len(found.wrong) > len(best.wrong):
             break  # candidates come with fewest wrong rules first
+        # Cheapest first: how many updates, of which samples, at one size; then at the others.
+        if not all(_gathers(found, case, limit) for case in cases):
+            continue
+        key = tuple(_structure(found, case.shape).key for case in cases)
+        if key in known:
+            continue
+        known.add(key)
         for program in _scaled(found, cases, objective):
             if best is None or program.cost < best.cost:
                 best = program if all(makes(program, case, relative) for case in cases) else best
     return best
-
-
-def _structures(candidates: Sequence[Program], cases: Sequence[Case]) -> Iterator[Program]:
-    """Visits, steps and resets that gather just the samples which each update is made of."""
-    limit = max(len(case.supports) for case in cases)
-    known = set()
-    for program in candidates:
-        # Cheapest first: how many updates, of which samples, at one size; then at the others.
-        if all(_gathers(program, case, limit) for case in cases):
-            key = tuple(_structure(program, case.shape).key for case in cases)
-            if key not in known:
-                known.add(key)
-                yield program
 
 
 @lru_cache(maxsize=1)
@@ -115,6 +111,7 @@ def _structure(program: Program, shape: Shape) -> Structure:
 
 
 def _gathers(program: Program, case: Case, limit: int) -> bool:
+    """Whether its visits, steps and resets gather just the samples that each update is made of."""
     found = _structure(program, case.shape)
     if not case.supports:
         return len(found.rows) >= len(case.rows) and not any(found.rows)
