@@ -8,9 +8,11 @@ imports torch's compiler; and ``accumcheck check`` of a right loop and of a wron
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -37,17 +39,22 @@ BASE = "torch and one step"
 def run(bench: Bench) -> pd.DataFrame:
     """A row for every command and repetition; the commands of a repetition run one after the other."""
     names = LIGHT if bench.quick else tuple(COMMANDS)
-    cases: list[Row] = [{"repetition": i, "names": names} for i in range(1 if bench.quick else 7)]
+    cases: list[Row] = [{"repetition": i, "names": names} for i in range(1 if bench.quick else 5)]
     return pd.DataFrame(bench.map(measure, cases, alone=True))
 
 
 def measure(repetition: int, names: tuple[str, ...]) -> list[Row]:
     """Seconds of each command."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     rows: list[Row] = []
-    for name in names:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *COMMANDS[name]], check=False, capture_output=True)
-        rows.append({"command": name, "repetition": repetition, "seconds": time.perf_counter() - start})
+    with TemporaryDirectory() as folder:  # of compiled modules, which are kept after any installation
+        environment["PYTHONPYCACHEPREFIX"] = folder
+        for counts in (False, True):  # the first round writes them
+            for name in names:
+                start = time.perf_counter()
+                subprocess.run([sys.executable, *COMMANDS[name]], check=False, capture_output=True, env=environment)
+                if counts:
+                    rows.append({"command": name, "repetition": repetition, "seconds": time.perf_counter() - start})
     return rows
 
 
