@@ -18,4 +18,4 @@ NAMES = (
     *("book", "batch_norm"),
     *("memory", "precision"),
 )
-SLOW = ("probe_cost", "round_trip")  # minutes: made when named, or with --full
+SLOW = ("probe_cost", "round_trip", "start_up")  # minutes: made when named, or with --full

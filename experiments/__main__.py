@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the experiments that the command line names; 0, or 2 for a call that makes no sense."""
     parser = argparse.ArgumentParser(prog="python -m experiments", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; by default all but {' and '.join(SLOW)}"
+        "names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; by default all but {', '.join(SLOW)}"
     )
     parser.add_argument("--quick", action="store_true", help="fewer cases, to try things out")
     parser.add_argument("--full", action="store_true", help="also what takes long or needs much memory")

@@ -55,7 +55,7 @@ def test_the_notebook_has_run():
     assert not [output for output in outputs if output.output_type == "error"]
     text = "".join(output.text for output in outputs if output.output_type == "stream")
     assert "def accumulate_tokens(task: Task) -> None:" in text
-    assert "published_fix diverges from full-batch training, for means over samples." in text
+    assert "✗ published_fix is NOT full-batch training, if your loss is a mean over samples" in text
 
 
 def figures(notebook):

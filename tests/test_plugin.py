@@ -32,6 +32,7 @@ def test_loops_become_tests(pytester):
     )
 
 
+@pytest.mark.slow
 def test_tests_may_run_in_many_processes(pytester):
     pytester.makepyfile(TESTS)
     result = pytester.runpytest_subprocess("-n", "2", "-k", "accumulate_tokens", "-p", "no:cacheprovider")
