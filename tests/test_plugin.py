@@ -1,3 +1,5 @@
+import pytest
+
 pytest_plugins = ["pytester"]
 
 IMPORT = "from accumcheck.corpus.published import accumulate_samples, accumulate_tokens, published_fix"
