@@ -271,9 +271,9 @@ def test_reports_and_json_say_how_many_ranks(judged, monkeypatch):
     monkeypatch.setattr(accumcheck.check, "OBJECTIVES", ("sample",))
     report = check_replicas("accumcheck.corpus.parallel:parallel_samples", 3)
     assert report
-    assert str(report).startswith(
-        "parallel_samples, on 3 ranks, is equivalent to full-batch training, for means over samples.\n"
-        "  10 sizes were probed (sample objective): n from 3 to 40, b from 1 to 2, k from 1 to 8, epochs from 1 to 2."
+    assert " ".join(str(report).split()).startswith(
+        "✓ parallel_samples, on 3 ranks, is full-batch training, if your loss is a mean over samples 10 sizes "
+        "compared, exactly: 3 to 40 samples, micro-batches of 1 to 2 on each of 3 ranks, k = 1 to 8, 1 to 2 epochs."
     )
     result = judge_target("accumcheck.corpus.parallel:averages_ranks", ranks=2)
     found = result["object"]
