@@ -147,7 +147,7 @@ def main() -> None:
         except Exception as failure:  # noqa: BLE001, RUF100 - else it would look as if the script had failed
             traceback.print_exc()
             said = f"accumcheck itself failed, with {type(failure).__name__}: {failure}; please report it"
-            Path(request["result"]).write_text(json.dumps(failed(request["name"], said)))
+            _put(failed(request["name"], said), request)
 
     def enough() -> None:
         observer.log.facts[ENDED] += 1
@@ -189,7 +189,12 @@ def _write(log: Log, error: str | None, request: dict[str, Any], rank: int) -> N
 
         if (figure := draw_script(found.judgement, found.script)) is not None:
             save(figure, request["figure"])
+    _put({"object": found.as_dict(), "text": found.text(request["width"])}, request)
+
+
+def _put(result: dict[str, Any], request: dict[str, Any]) -> None:
+    """Write what the parent waits for, whole or not at all."""
     path = Path(request["result"])
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"object": found.as_dict(), "text": found.text(request["width"])}))
+    partial.write_text(json.dumps(result))
     partial.replace(path)

@@ -145,15 +145,12 @@ def draw_script(judged: Judgement, title: str) -> Any:
     step = next((f.step for f in shown.findings if f.step is not None), 0)
     first = max(0, step - 1)
     windows = table.windows[first : first + 3]
-    rows = [dict(row) for row in table.rows if row][first : first + 3]
-    base = table.base or 1.0
+    rows, shares = (each[first : first + 3] for each in table.compared)
     places = sorted({m for each in [*windows, *rows] for m in each})
     if not places:
         return None
     spanned = list(range(places[0], places[-1] + 1))[: 4 * LARGEST_TEXT]
-    near = abs(abs(base) - 1) > 1e-3 and not any(close(abs(base), f, 1e-3) for f in (table.k, 1 / table.k))
-    ours = [[row.get(m, 0.0) / (base if near else 1.0) for m in spanned] for row in rows]
-    due = [[table.share(window).get(m, 0.0) for m in spanned] for window in windows]
+    ours, due = ([[row.get(m, 0.0) for m in spanned] for row in each] for each in (rows, shares))
     ours, due = [[round(w, 5) for w in row] for row in ours], [[round(w, 5) for w in row] for row in due]
     figures = _matplotlib("matplotlib.figure")
     steps = max(len(ours), len(due))

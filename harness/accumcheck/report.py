@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from accumcheck import text
+from accumcheck.explaining.diagnose import at
 from accumcheck.explaining.evidence import Evidence, Reference
 from accumcheck.explaining.finding import Finding, Verdict
 from accumcheck.explaining.judge import Outcome
@@ -163,7 +164,7 @@ class Report:
         rows = []
         for step in range(max(len(ours), len(due))):
             for sample in range(probed.sizes.samples):
-                weights = {"weight": _at(ours, step, sample), "due": _at(due, step, sample)}
+                weights = {"weight": at(ours, step, sample), "due": at(due, step, sample)}
                 rows.append({"step": step, "sample": sample, **weights})
         return pd.DataFrame(rows)
 
@@ -226,7 +227,3 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-
-
-def _at(matrix: list[list[float]], step: int, sample: int) -> float:
-    return matrix[step][sample] if step < len(matrix) else 0.0

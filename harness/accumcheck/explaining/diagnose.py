@@ -616,6 +616,7 @@ def _wrong_cells(ours: Matrix, due: Matrix, *, gone: bool = False) -> list[tuple
 
 
 def at(matrix: Sequence[Sequence[Number]], step: int, sample: int) -> Number | float:
+    """A weight; zero where the loop makes no such update."""
     return matrix[step][sample] if step < len(matrix) else 0.0
 
 

@@ -668,16 +668,8 @@ def _rounded(row: Row) -> dict[int, float]:
     return {m: round(factor, 9) for m, factor in row.items()}
 
 
-def _compared(table: Table) -> tuple[list[Row], list[Row]]:
-    """The rows of a table, a factor of the objective apart, and those that it should have."""
-    base = table.base or 1.0
-    natural = base if not any(close(abs(base), f, NEAR) for f in (table.k, 1 / table.k)) else 1.0
-    rows: list[Row] = [{m: f / natural for m, f in row.items()} for row in table.rows if row]
-    return rows, [table.share(window) for window in table.windows]
-
-
 def _excerpt(finding: Finding, table: Table) -> Excerpt | None:
-    rows, due = _compared(table)
+    rows, due = table.compared
     if finding.step is None:
         return None
     ours, should = (each[finding.step] if finding.step < len(each) else {} for each in (rows, due))
@@ -691,7 +683,7 @@ def _excerpt(finding: Finding, table: Table) -> Excerpt | None:
 
 def _witness(finding: Finding, table: Table, change: tuple[Program, Program] | None = None) -> Finding:
     """With the first update and micro-batch whose factor is not the one that it should be."""
-    rows, due = _compared(table)
+    rows, due = table.compared
     touched = None
     if change and finding.slot == "scale":
         touched = [

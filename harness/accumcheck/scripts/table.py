@@ -84,6 +84,14 @@ class Table:
         return {m: self.micros[m].units / total for m in window if self.micros[m].units} if total else {}
 
     @cached_property
+    def compared(self) -> tuple[list[Row], list[Row]]:
+        """The rows, a factor of the objective apart, and those that they should be."""
+        base = self.base or 1.0
+        natural = base if not any(close(abs(base), f, NEAR) for f in (self.k, 1 / self.k)) else 1.0
+        rows: list[Row] = [{m: f / natural for m, f in row.items()} for row in self.rows if row]
+        return rows, [self.share(window) for window in self.windows]
+
+    @cached_property
     def base(self) -> float | None:
         """What full windows weigh in all, where they weigh the same."""
         due = {window for window in self.windows if len(window) == self.k}
