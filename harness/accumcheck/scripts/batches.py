@@ -194,7 +194,7 @@ def _in_memory(term: Term, batch: Batch) -> bool:
 
 def _of_value(term: Term, batch: Batch) -> bool:
     """Whether a loss's target has the values of a tensor of the micro-batch, perhaps shifted by one token."""
-    target = term.target
+    target = term.here
     if target is None or target.numel() < 2:
         return False
     flat = target.reshape(-1)

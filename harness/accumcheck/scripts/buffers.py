@@ -9,14 +9,18 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import median
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
 from accumcheck.scripts.log import Exchange, Log, Update
 
+Values = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 WIDTH = 8  # elements of each gradient that are read
 PRECISION = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
@@ -29,27 +33,22 @@ class Watched:
     owner: int
     name: str
     stride: int
-    seen: Tensor | None = None  # the gradient that ``view`` looks at
-    view: Tensor | None = None
+    seen: Tensor | None = None  # the gradient that was looked at, as long as its view is good
 
     def look(self) -> Tensor | None:
-        """A view of some elements of the gradient, spread over all of it."""
+        """A view of some elements of the gradient, spread over all of it; without ``seen``, a copy of them."""
         gradient = self.parameter.grad
+        self.seen = None
         if gradient is None:
-            self.seen = self.view = None
             return None
-        if gradient is not self.seen or self.view is None:
-            local = gradient.detach()
-            local = getattr(local, "_local_tensor", local)
-            if local.layout != torch.strided:
-                self.seen = self.view = None
-                return local.to_dense().reshape(-1)[:: self.stride][:WIDTH]
-            if local.is_contiguous():
-                self.seen, self.view = gradient, local.view(-1)[:: self.stride][:WIDTH]
-            else:
-                self.seen = self.view = None
-                return local.reshape(-1)[:: self.stride][:WIDTH]
-        return self.view
+        local = gradient if type(gradient) is Tensor else getattr(gradient, "_local_tensor", gradient)
+        if local.layout != torch.strided:
+            local = local.to_dense()
+        elif local.is_contiguous():
+            self.seen = gradient
+            length = min(WIDTH, -(-local.numel() // self.stride))
+            return local.as_strided((length,), (self.stride,), local.storage_offset())
+        return local.reshape(-1)[:: self.stride][:WIDTH]
 
 
 @dataclass
@@ -57,8 +56,8 @@ class Live:
     """A pass that is in the buffers: its factor in each of them, which it has reached, and the clippings since
     (effective, all), and the exchanges between ranks since."""
 
-    factors: Tensor
-    touched: Tensor
+    factors: Values
+    touched: Flags
     clipped: int = 0
     calls: int = 0
     exchanged: tuple[int, ...] = ()
@@ -68,11 +67,9 @@ class Live:
 class _Layout:
     """Where the elements that are read lie, as long as no gradient is replaced."""
 
-    none: Tensor
-    places: Tensor
-    pieces: list[Tensor]
-    lengths: list[int]
-    alike: bool  # all on one device and of one dtype
+    none: Flags
+    places: NDArray[np.intp]  # of each element, in a flat table
+    read: Callable[[], Values]  # all pieces, one behind the other
 
 
 @dataclass
@@ -85,13 +82,13 @@ class Buffers:
     watched: list[Watched] = field(default_factory=list)
     index: dict[int, int] = field(default_factory=dict)
     live: dict[int, Live] = field(default_factory=dict)
-    values: Tensor = field(default_factory=lambda: torch.zeros(0, WIDTH, dtype=torch.float64))
-    none: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    changed: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    clipped: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    owners: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    sharded: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    precision: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    values: Values = field(default_factory=lambda: np.zeros((0, WIDTH)))
+    none: Flags = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    changed: Flags = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    clipped: Flags = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    owners: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
+    sharded: Flags = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    precision: Values = field(default_factory=lambda: np.zeros(0))
     sizes: dict[int, int] = field(default_factory=dict)
     layout: _Layout | None = None
 
@@ -138,50 +135,38 @@ class Buffers:
                 self.watched.append(Watched(parameter, number, name, stride))
         self.layout = None
         if grown := len(self.watched) - before:
-            self.values = torch.cat([self.values, torch.zeros(grown, WIDTH, dtype=torch.float64)])
+            self.values = np.concatenate([self.values, np.zeros((grown, WIDTH))])
             for name, value in (("none", True), ("changed", False), ("clipped", False)):
-                setattr(self, name, torch.cat([getattr(self, name), torch.full((grown,), value)]))
+                setattr(self, name, np.append(getattr(self, name), np.full(grown, value)))
             for each in self.live.values():
-                each.factors = torch.cat([each.factors, torch.zeros(grown, dtype=torch.float64)])
-                each.touched = torch.cat([each.touched, torch.zeros(grown, dtype=torch.bool)])
-        self.owners = torch.tensor([each.owner for each in self.watched], dtype=torch.long)
-        self.sharded = torch.tensor([hasattr(each.parameter, "_local_tensor") for each in self.watched])
-        self.precision = torch.tensor(
-            [PRECISION.get(each.parameter.dtype, 1e-5) for each in self.watched], dtype=torch.float64
-        )
+                each.factors = np.append(each.factors, np.zeros(grown))
+                each.touched = np.append(each.touched, np.zeros(grown, dtype=np.bool_))
+        self.owners = np.array([each.owner for each in self.watched], dtype=np.intp)
+        self.sharded = np.array([hasattr(each.parameter, "_local_tensor") for each in self.watched], dtype=np.bool_)
+        self.precision = np.array([PRECISION.get(each.parameter.dtype, 1e-5) for each in self.watched])
 
-    def _read(self) -> tuple[Tensor, Tensor]:
+    def _read(self) -> tuple[Values, Flags]:
         self._refresh_if_new()
         layout = self.layout
         if layout is None or not all(each.parameter.grad is each.seen for each in self.watched):
             layout = self.layout = self._lay_out()
-        values = torch.zeros(len(self.watched), WIDTH, dtype=torch.float64)
-        if layout.pieces:
-            with torch.no_grad():
-                flat = (
-                    torch.cat(layout.pieces)
-                    if layout.alike
-                    else torch.cat([p.to("cpu", torch.float64) for p in layout.pieces])
-                ).to("cpu", torch.float64)
-            if all(length == WIDTH for length in layout.lengths):
-                values[layout.places] = flat.view(-1, WIDTH)
-            else:
-                for place, piece in zip(layout.places.tolist(), flat.split(layout.lengths), strict=True):
-                    values[place, : len(piece)] = piece
-        return values, layout.none.clone()
+        values = np.zeros((len(self.watched), WIDTH))
+        if len(layout.places):
+            values.reshape(-1)[layout.places] = layout.read()
+        return values, layout.none.copy()
 
+    @torch.no_grad()
     def _lay_out(self) -> _Layout:
-        none = torch.ones(len(self.watched), dtype=torch.bool)
+        none = np.ones(len(self.watched), dtype=np.bool_)
         places: list[int] = []
         pieces: list[Tensor] = []
         for place, each in enumerate(self.watched):
             piece = each.look()
-            if piece is not None and piece.numel():  # a rank may hold nothing of a sharded one
+            if piece is not None and len(piece):  # a rank may hold nothing of a sharded one
                 none[place] = False
-                places.append(place)
+                places += range(place * WIDTH, place * WIDTH + len(piece))
                 pieces.append(piece)
-        alike = len({(p.device, p.dtype) for p in pieces}) == 1
-        return _Layout(none, torch.tensor(places, dtype=torch.long), pieces, [len(p) for p in pieces], alike)
+        return _Layout(none, np.array(places, dtype=np.intp), _reader(pieces))
 
     def _refresh_if_new(self) -> None:
         for number, known in enumerate(self.optimizers):
@@ -198,53 +183,56 @@ class Buffers:
         if not len(now):
             return
         last = self.values
-        if len(self.optimizers) == 1 and torch.equal(now, last) and torch.equal(none, self.none) and bool(last.any()):
+        if len(self.optimizers) == 1 and np.array_equal(now, last) and np.array_equal(none, self.none) and last.any():
             if why == "clip":
                 for each in self.live.values():
                     each.calls += 1
             return
+        with np.errstate(all="ignore"):
+            self._compare(now, none, clipping=why == "clip")
+
+    def _compare(self, now: Values, none: Flags, *, clipping: bool) -> None:
+        last = self.values
         told = (last != 0).any(1)  # where the elements that are read tell anything
         same = (now == last).all(1)
         cleared = (none & ~self.none) | (told & (now == 0).all(1))
         cleared |= self._emptied(told, none)
-        size = (last * last).sum(1)
-        ratio = (now * last).sum(1) / size.clamp(min=1e-300)
-        off = (now - ratio[:, None] * last).abs().amax(1) > self.precision * now.abs().amax(1).clamp(min=1e-300)
-        finite = torch.isfinite(last).all(1)
-        scaled = told & ~same & ~cleared & ~off & torch.isfinite(ratio)
+        ratio = (now * last).sum(1) / (last * last).sum(1).clip(min=1e-300)
+        off = np.abs(now - ratio[:, None] * last).max(1) > self.precision * np.abs(now).max(1).clip(min=1e-300)
+        finite = np.isfinite(last).all(1)
+        scaled = told & ~same & ~cleared & ~off & np.isfinite(ratio)
         changed = ~same & ~cleared & ~scaled
-        if self.several and why != "clip" and bool((changed & finite).any()):
+        if self.several and not clipping and (changed & finite).any():
             # Where many elements say that ranks have exchanged gradients, single ones only seem to be scaled.
-            changed |= scaled & torch.isin(self.owners, self.owners[changed & finite])
+            changed |= scaled & np.isin(self.owners, self.owners[changed & finite])
             scaled &= ~changed
             self._exchange(changed & finite, last, now)
             changed &= ~finite
-        factor = torch.where(scaled, ratio, torch.ones_like(ratio))
-        if not bool(same.all()) or bool(cleared.any()):
+        factor = np.where(scaled, ratio, 1.0)
+        if not same.all() or cleared.any():
             self._follow(told, none, scaled, cleared, factor)
             overflowed = cleared & ~finite
             for owner in set(self.owners[overflowed].tolist()):
                 self.log.overflowed.setdefault(owner, set()).update(self.live)
-        clipping = why == "clip"
         for each in self.live.values():
             if clipping:
                 each.calls += 1
                 each.clipped += bool((changed | scaled).any())
             else:
                 each.factors = each.factors * factor
-            each.factors = torch.where(cleared, 0.0, each.factors)
+            each.factors = np.where(cleared, 0.0, each.factors)
         self.changed &= ~cleared
         self.clipped &= ~cleared
         if clipping:
             self.clipped |= changed | scaled
         else:
             self.changed |= changed & finite
-        self.live = {number: each for number, each in self.live.items() if bool((each.factors != 0).any())}
+        self.live = {number: each for number, each in self.live.items() if each.factors.any()}
         self.values, self.none = now, none
 
-    def _emptied(self, told: Tensor, none: Tensor) -> Tensor:
+    def _emptied(self, told: Flags, none: Flags) -> Flags:
         """The gradients that are zero all over, of optimizers none of whose elements that are read tell anything."""
-        found = torch.zeros_like(none)
+        found = np.zeros_like(none)
         silent = set(self.owners[~none].tolist()) - set(self.owners[told].tolist())
         if silent and self.live:
             for place, each in enumerate(self.watched):
@@ -254,16 +242,16 @@ class Buffers:
                     found[place] = not bool(values.any())
         return found
 
-    def _exchange(self, places: Tensor, before: Tensor, after: Tensor) -> None:
+    def _exchange(self, places: Flags, before: Values, after: Values) -> None:
         for each in self.live.values():
-            if bool((each.touched & places).any()):
+            if (each.touched & places).any():
                 each.exchanged += (len(self.log.exchanges),)
-        self.log.exchanges.append(Exchange(before[places], after[places]))
+        self.log.exchanges.append(Exchange(torch.from_numpy(before[places]), torch.from_numpy(after[places])))
 
     def forget_changes(self) -> None:
         """What a step itself does to gradients is its own business."""
         now, none = self._read()
-        if bool((none & ~self.none).any()):
+        if (none & ~self.none).any():
             self.observe()
         self.values, self.none = now, none
 
@@ -277,14 +265,14 @@ class Buffers:
             here = mine & each.touched
             values = each.factors[here]
             there = values != 0
-            if not bool(there.any()):
+            if not there.any():
                 continue
-            factors[number] = median(values[there].tolist()) / scale
+            factors[number] = float(np.median(values[there])) / scale
             clips[number] = (each.clipped, each.calls)
             exchanged[number] = each.exchanged
-            spread |= bool(values[there].max() - values[there].min() > 1e-3 * abs(factors[number] * scale))
-            if not bool(there.all()):
-                places = here.nonzero().flatten()
+            spread |= bool(np.ptp(values[there]) > 1e-3 * abs(factors[number] * scale))
+            if not there.all():
+                (places,) = here.nonzero()
                 if number in since:
                     lost[number] = tuple(self.watched[i].name for i in places[~there].tolist())
                 else:
@@ -293,18 +281,19 @@ class Buffers:
         return Update(
             owner, rates, calls, factors, since, clips, lost, kept, spread, bool(self.changed[mine].any()),
             bool(self.clipped[mine].any()), dtypes=frozenset(str(g.dtype).removeprefix("torch.") for g in gradients),
-            empty=not gradients, exchanged=exchanged, values=self.values[mine].clone() if self.several else None,
+            empty=not gradients, exchanged=exchanged,
+            values=torch.from_numpy(self.values[mine]) if self.several else None,
         )  # fmt: skip
 
-    def _follow(self, told: Tensor, none: Tensor, scaled: Tensor, cleared: Tensor, factor: Tensor) -> None:
+    def _follow(self, told: Flags, none: Flags, scaled: Flags, cleared: Flags, factor: Values) -> None:
         """Gradients whose elements that are read are all zero go as most others of their optimizer do."""
         silent = ~told & ~none & ~self.none
         for owner in set(self.owners[scaled].tolist()):
             mine = self.owners == owner
-            factor[mine & silent] = median(factor[mine & told].tolist())
+            factor[mine & silent] = np.median(factor[mine & told])
         for owner in set(self.owners[cleared].tolist()):
             mine = self.owners == owner
-            if 2 * int((mine & cleared).sum()) > int((mine & told).sum()):
+            if 2 * (mine & cleared).sum() > (mine & told).sum():
                 cleared |= mine & silent
 
     def added(self, number: int, reached: Callable[[], set[int]] = set) -> list[int]:
@@ -313,17 +302,17 @@ class Buffers:
         if not len(now):
             return []
         touched = ((now != self.values).any(1) | self.none) & ~none
-        if bool(self.sharded.any()):
+        if self.sharded.any():
             # Sharded ones get their gradient when ranks exchange it; until then FSDP keeps it elsewhere.
-            touched |= self.sharded & ~torch.isin(self.owners, self.owners[touched])
+            touched |= self.sharded & ~np.isin(self.owners, self.owners[touched])
         everywhere = bool((touched | none).all())
         # Of an optimizer whose gradients moved nowhere that is read, the graph tells, as with embeddings.
         still = set() if everywhere else set(self.owners[~none].tolist()) - set(self.owners[touched].tolist())
         if still and (ids := reached()):
             for place, each in enumerate(self.watched):
-                touched[place] |= each.owner in still and id(each.parameter) in ids and not bool(none[place])
-        factors = touched.double()
-        for place in (none & ~self.none).nonzero().flatten().tolist():
+                touched[place] |= each.owner in still and id(each.parameter) in ids and not none[place]
+        factors = touched.astype(np.float64)
+        for place in (none & ~self.none).nonzero()[0].tolist():
             if not self.watched[place].parameter.numel():  # this rank's shard of it is empty
                 for live in self.live.values():
                     live.factors[place], live.touched[place] = 0.0, False
@@ -335,3 +324,13 @@ class Buffers:
             self.live[number] = Live(factors, factors != 0)
         self.values, self.none = now, none
         return owners
+
+
+def _reader(pieces: list[Tensor]) -> Callable[[], Values]:
+    """Reads pieces of gradients, by the shortest way for their device and dtype."""
+    if all(p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64) for p in pieces):
+        arrays: list[NDArray[Any]] = [p.numpy() for p in pieces]
+        return lambda: np.concatenate(arrays, dtype=np.float64)
+    if len({(p.device, p.dtype) for p in pieces}) == 1:
+        return lambda: torch.cat(pieces).to("cpu", torch.float64).numpy()
+    return lambda: torch.cat([p.to("cpu", torch.float64) for p in pieces]).numpy()

@@ -65,6 +65,7 @@ class Term:
     hidden: bool = False  # a whole loss, computed where its terms cannot be seen
     summed_inside: bool = False  # a mean of sums over a row's elements
     target: Tensor | None = None
+    copy: Tensor | None = None  # of the target, on the CPU
     ignore: int | None = None
     class_weights: Tensor | None = None
     classes: int = 0
@@ -102,12 +103,21 @@ class Term:
             gradient = counted * (gradient / total if self.reduction == "mean" and total else gradient)
         return torch.where(counted != 0, gradient, 0.0), counted
 
+    @property
+    def here(self) -> Tensor | None:
+        """The target, on the CPU: copied there once, as each copy waits for the device."""
+        if self.target is not None and self.target.device.type != "cpu":
+            if self.copy is None:
+                self.copy = self.target.detach().cpu()
+            return self.copy
+        return self.target
+
     def _counted(self, gradient: Tensor) -> Tensor:
-        if self.target is not None and self.ignore is not None:
-            kept = self.target.cpu() != self.ignore
+        if (target := self.here) is not None and self.ignore is not None:
+            kept = target != self.ignore
             counted = kept.double()
             if self.class_weights is not None:
-                counted = counted * self.class_weights.cpu().double()[self.target.cpu().where(kept, 0)]
+                counted = counted * self.class_weights.cpu().double()[target.where(kept, 0)]
             return counted
         if gradient.dim() == 0:
             return torch.ones(self.shape, dtype=torch.float64)
@@ -118,6 +128,8 @@ class Term:
 
 def is_even(weights: Tensor, units: Tensor) -> bool:
     """Whether in each row of ``[rows, elements]`` all that ``units`` counts has one weight a unit."""
+    if weights.shape[1] == 1:
+        return True
     there = units != 0
     each = weights[there] / units[there]
     if not each.numel() or bool(each.max() - each.min() <= 1e-5 * each.abs().max()):

@@ -104,7 +104,7 @@ class Observer:
                 part = _part(term, f"{term.name} {place}" if place > 1 else term.name, batch, sure=sure)
                 parts.append(replace(part, units=self._kept(part.units), weights=self._kept(part.weights)))
         for term in terms:
-            term.node = term.source = term.target = term.mask = term.class_weights = None
+            term.node = term.source = term.target = term.copy = term.mask = term.class_weights = None
         rates = self.buffers.rates()
         if self.log.passes and self.log.passes[-1].rates == rates:
             rates = self.log.passes[-1].rates
