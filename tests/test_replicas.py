@@ -21,6 +21,7 @@ from accumcheck.ranks.judge import judge, rank_sizes, unsynchronised
 from accumcheck.ranks.launch import Job, read, share
 from accumcheck.task import LoopError, Sizes
 from accumcheck.text import message as words_of
+from accumcheck.text import table
 from accumcheck.worker import judge as judge_target
 
 RANKS = [2, pytest.param(3, marks=pytest.mark.slow)]
@@ -166,6 +167,26 @@ def test_the_message_has_the_numbers_of_two_ranks(judged):
         "update 0, the weight of sample 0 is 1 on rank 0 and 0 on rank 1, it should be 1/2 on both."
     )
     assert (finding.step, finding.epoch, finding.samples, finding.ratio) == (0, None, (0, 1), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("loop", "rows"),
+    [
+        ("never_syncs", ["sample       0    1", "rank 0       1    ·", "rank 1       ·    1", "should be  1/2  1/2"]),
+        (
+            "averages_ranks",
+            [
+                "sample       0    1    2    3    4    5    6",
+                "your loop  1/8  1/8  1/6  1/6  1/8  1/8  1/6",
+                "should be  1/7  1/7  1/7  1/7  1/7  1/7  1/7",
+            ],
+        ),
+    ],
+)
+def test_the_wrong_update_is_shown_as_all_ranks_make_it_or_each_of_them(judged, loop, rows):
+    outcome = judged(2, f"accumcheck.corpus.parallel:{loop}", "sample")
+    shown = outcome.excerpts[outcome.findings[0].id]
+    assert [line.strip() for line in table(shown, "your loop", 80)] == rows
 
 
 @pytest.mark.slow

@@ -200,9 +200,10 @@ def tagged(sentence: str, name: str, width: int) -> list[str]:
 
 def table(excerpt: Excerpt, who: str, width: int) -> list[str]:
     """Weights of one update, as they are and as they should be; as many columns as fit."""
-    columns = list(zip(excerpt.columns, map(_cell, excerpt.ours), map(_cell, excerpt.due), strict=True))
+    rows = [excerpt.ours, *(weights for _, weights in excerpt.others), excerpt.due]
+    columns = list(zip(excerpt.columns, *(map(_cell, row) for row in rows), strict=True))
     size = max(len(cell) for column in columns for cell in column)
-    labels = [excerpt.what, who, "should be"]
+    labels = [excerpt.what, excerpt.who or who, *(name for name, _ in excerpt.others), "should be"]
     margin = "      "
     room = (width - len(margin) - max(map(len, labels)) - 2) // (size + 2)
     if room < len(columns):
@@ -230,7 +231,7 @@ def _cell(weight: Weight) -> str:
 
 def _remark(excerpt: Excerpt) -> str:
     ratio = excerpt.ratio
-    if ratio is None or not excerpt.only_wrong:
+    if ratio is None or not excerpt.only_wrong or excerpt.others:
         return ""
     if ratio == 0:
         return "missing"

@@ -14,7 +14,8 @@ from accumcheck.task import Sizes
 @dataclass(frozen=True)
 class Excerpt:
     """One update: the weight of each of ``columns``, samples or micro-batches, in ``ours``, and in ``due`` as it should
-    be. ``every_epoch`` tells whether the update of the same place in all epochs is wrong in the same way."""
+    be. ``every_epoch`` tells whether the update of the same place in all epochs is wrong in the same way. Where ranks
+    differ, ``ours`` are the weights on the rank ``who``, and ``others`` has those on another one behind its name."""
 
     update: int
     columns: tuple[str, ...]
@@ -24,6 +25,8 @@ class Excerpt:
     every_epoch: bool = False
     large: bool = False
     what: str = "sample"
+    who: str = ""
+    others: tuple[tuple[str, tuple[Weight, ...]], ...] = ()
 
     @property
     def ratio(self) -> float | None:
@@ -44,6 +47,8 @@ def excerpt_of(finding: Finding, evidence: Evidence, reference: Reference) -> Ex
     """The row of the finding's witness; None where it is about something else than weights."""
     if finding.step is None or finding.weight is None or evidence.sizes != finding.sizes:
         return None
+    if isinstance(finding.facts.get("ranks apart"), dict):
+        return _of_ranks(finding, evidence, reference)
     pair = evidence.large if finding.large else evidence.small
     kind = finding.kinds[0] if finding.kinds else pair.ours.kind
     ours, due = pair.ours.matrices.get(kind, []), pair.due(kind, reference)
@@ -65,6 +70,20 @@ def excerpt_of(finding: Finding, evidence: Evidence, reference: Reference) -> Ex
     return Excerpt(
         step, tuple(map(str, shown)), tuple(exact(mine[i]) for i in shown), tuple(exact(should[i]) for i in shown),
         pair.ours.sizes, bool(others) and every, finding.large,
+    )  # fmt: skip
+
+
+def _of_ranks(finding: Finding, evidence: Evidence, reference: Reference) -> Excerpt:
+    """One update, as two ranks make it."""
+    pair = evidence.large if finding.large else evidence.small
+    apart: dict[str, tuple[Weight, ...]] = finding.facts["ranks apart"]  # type: ignore[assignment]
+    (who, ours), *others = apart.items()
+    assert finding.step is not None
+    due = _row(pair.due(finding.kinds[0] if finding.kinds else pair.ours.kind, reference), finding.step, len(ours))
+    columns = tuple(map(str, range(len(ours))))
+    return Excerpt(
+        finding.step, columns, ours, tuple(map(exact, due)), pair.ours.sizes, large=finding.large, who=who,
+        others=tuple(others),
     )  # fmt: skip
 
 

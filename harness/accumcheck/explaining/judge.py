@@ -202,7 +202,7 @@ def judge_exactly(
     explanations = tuple(diagnosis.explanations) if root.id != "batch-coupled" else ()
     smallest = _smallest(prober, diagnosis, root) if search else None
     known = {e.sizes: e for e in [*evidence, *([smallest] if smallest else [])]}
-    excerpts = {f.id: _excerpt(f, evidence, diagnosis) for f in findings}
+    excerpts = {f.id: excerpt_for(f, evidence, diagnosis) for f in findings}
     if smallest:
         findings = [_at_smallest(f, smallest, diagnosis) if f is root else f for f in findings]
     if root.id == "sample-order":
@@ -384,7 +384,7 @@ def _at_smallest(finding: Finding, evidence: Evidence, diagnosis: Diagnosis) -> 
     return next((f for f in again.findings if f.id == finding.id), finding)
 
 
-def _excerpt(finding: Finding, evidence: Sequence[Evidence], diagnosis: Diagnosis) -> Excerpt | None:
+def excerpt_for(finding: Finding, evidence: Sequence[Evidence], diagnosis: Diagnosis) -> Excerpt | None:
     """Where a finding about weights shows at the first sizes, in the order in which they were probed."""
     if finding.weight is None:
         return None

@@ -13,8 +13,9 @@ from itertools import combinations
 
 from accumcheck.explaining.diagnose import Diagnosis, size_order
 from accumcheck.explaining.evidence import Evidence, Pair, common_convention, reference_of
+from accumcheck.explaining.excerpt import Excerpt, excerpt_of
 from accumcheck.explaining.finding import Finding
-from accumcheck.explaining.judge import Outcome, pictured, require_life, unseen, verdict
+from accumcheck.explaining.judge import Outcome, excerpt_for, pictured, require_life, unseen, verdict
 from accumcheck.numbers import close, exact, same
 from accumcheck.probing.model import KINDS, SHARED
 from accumcheck.probing.reading import Matrix, Reading
@@ -109,8 +110,14 @@ def judge(objective: Objective, readings: Sequence[Readings]) -> Outcome:
     known = {e.sizes: e for e in evidence}
     witnesses = {f.id: known[f.sizes] for f in findings if f.sizes in known}
     shown = next((known[s] for s, f in apart.items() if f.id == findings[0].id), None)
+    readable = sorted(joined, key=lambda e: (e.sizes.accumulation_steps == 1, size_order(e.sizes)))
+    excerpts: dict[str, Excerpt | None] = {f.id: excerpt_for(f, readable, diagnosis) for f in findings if f is not root}
+    if root:
+        excerpts[root.id] = excerpt_of(root, known[_sizes(root)], whole.reference)
     return replace(
         outcome,
+        excerpts={name: each for name, each in excerpts.items() if each},
+        sites=readings[0].own_small.sites,
         explanations=() if apart else tuple(diagnosis.explanations),
         counterexample=witnesses.get(findings[0].id, evidence[0]),
         example=shown or pictured(joined, diagnosis, findings[0]),
@@ -208,6 +215,7 @@ def _differ(readings: Sequence[Reading], pair: tuple[int, int], kind: str, due: 
     for step in range(max(len(rows), len(others))):
         samples: tuple[int, ...] = ()
         weight = wanted = None
+        facts: dict[str, object] = {}
         if step >= min(len(rows), len(others)):
             text = f"rank {a} makes {len(rows)} updates, rank {b} makes {len(others)}"
         elif same(rows[step : step + 1], others[step : step + 1], sums=kind == SHARED):
@@ -227,7 +235,8 @@ def _differ(readings: Sequence[Reading], pair: tuple[int, int], kind: str, due: 
                 f"in update {step}, the weight of sample {i} is {weight} on rank {a} and {exact(others[step][i])} "
                 f"on rank {b}, it should be {wanted} on both"
             )
+            facts = {"ranks apart": {f"rank {r}": tuple(map(exact, m[step])) for r, m in ((a, rows), (b, others))}}
         return Finding(
-            law, step=step, samples=samples, weight=weight, due=wanted, kinds=named, facts={"text": text}
+            law, step=step, samples=samples, weight=weight, due=wanted, kinds=named, facts={"text": text, **facts}
         )  # fmt: skip
     return None
