@@ -296,3 +296,13 @@ def test_one_of_several_ranks_is_not_judged_alone(tmp_path, monkeypatch):
     report, _ = in_fork(audited, script(tmp_path, WRONG.format(n=16, end="")))
     assert report["verdict"] == "inconclusive"
     assert "several ranks train together" in report["run"]["not_judged"][0]
+
+
+def test_optimizers_of_which_the_same_is_to_be_said_stand_together():
+    script = SCRIPTS / "fresh" / "optimizer_per_parameter.py"
+    text, _ = in_fork(lambda: str(audit(str(script), ["--forget-biases"])))
+    assert "✓ Optimizers 1, 3 of 4: SGD, 8 updates each\n" in text
+    assert "✗ Optimizers 2, 4 of 4: SGD, 8 updates each\n" in text
+    assert text.count("[gradients-not-reset]") == 1
+    text, _ = in_fork(lambda: str(audit(str(script), [])))
+    assert "✓ All 4 optimizers: SGD, 8 updates each\n" in text

@@ -590,7 +590,18 @@ def script_lines(script: str, judged: Judgement, failure: str | None, width: int
         says = f"has the weights of full-batch training, in all {updates} updates"
     lines += _hung(f"{MARKS[judged.verdict]} {script} {says}", width)
     lines += _wrapped(f"Accumulation steps: {judged.k} ({judged.source})", "  ", width)
-    for each in judged.optimizers:
+    # Optimizers of which the same is to be said stand over it together.
+    said: dict[tuple[object, ...], list[int]] = {}
+    for number, each in enumerate(judged.optimizers):
+        said.setdefault((each.verdict, each.name, each.updates, *_optimizer(each, judged, width)), []).append(number)
+    for numbers in said.values():
+        each = judged.optimizers[numbers[0]]
+        if len(judged.optimizers) > 1:
+            count = len(judged.optimizers)
+            which = f"Optimizer{'s' * (len(numbers) > 1)} {runs([n + 1 for n in numbers])} of {count}"
+            which = f"All {count} optimizers" if len(numbers) == count else which
+            what = f"{each.name}, {_many(each.updates, 'update')}{' each' * (len(numbers) > 1)}"
+            lines += ["", *_wrapped(f"{MARKS[each.verdict]} {which}: {what}", "  ", width)]
         lines += _optimizer(each, judged, width)
     for what, reasons in (
         ("Not judged", judged.reasons), ("Taken for granted", judged.premises), ("Not seen in this run", judged.unseen),
@@ -607,8 +618,6 @@ def script_lines(script: str, judged: Judgement, failure: str | None, width: int
 
 def _optimizer(each: Judged, judged: Judgement, width: int) -> list[str]:
     lines: list[str] = []
-    if len(judged.optimizers) > 1:
-        lines += ["", f"  {MARKS[each.verdict]} {each.name}, {_many(each.updates, 'update')}"]
     shown: list[Excerpt] = []
     for finding in each.findings:
         lines += ["", *tagged(wrong(finding), finding.id, width)]
