@@ -271,13 +271,15 @@ display(Image(url="../results/figures/precision.svg"))
 # %% [markdown]
 # ## What frameworks do
 #
-# Most people let a framework write this loop, so we read the matrices of frameworks, in the versions that the table names. {{ frameworks.finding | sentence }}. None of it is a
-# secret: much is documented, or has a thread; [the table in words](../results/frameworks.md) has the links, and a command for
-# every cell. "Stream" is a policy of its own, in which windows run on across epochs.
+# Most people let a framework write this loop, so we read the matrices of frameworks, in the versions that the table names. {{ frameworks.finding | sentence }}. Of {{ frameworks.known.other }}
+# cells that differ, the documentation says so in {{ frameworks.known.documented }}, and in part in {{ frameworks.known.in_part }};
+# {{ frameworks.known.threads }} have a public thread, {{ frameworks.known.neither }} have neither.
+# [The table in words](../results/frameworks.md) has the links, the lines of source, and a command for
+# every cell. "Stream" is another policy, in which windows run on across epochs.
 
 # %% tags=["hide-input"]
-# Alt: A table of twenty settings of frameworks and recipes by eight behaviours. Full windows equal full-batch training nearly everywhere; tails, short micro-batches and tokens mostly do not.
-# Caption: Weights that frameworks give, for the weights that are due, in the versions named.
+# Alt: A table of settings of frameworks and recipes by eight behaviours. Full windows equal full-batch training nearly everywhere; tails, short micro-batches and tokens mostly do not.
+# Caption: Weights that frameworks give, for the weights that they should be, in the versions named.
 display(Image(url="../results/figures/frameworks.svg"))
 
 # %% [markdown]

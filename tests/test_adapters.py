@@ -1,8 +1,10 @@
 """Adapters: what the committed matrix says is what the installed frameworks do, and nothing global is left changed."""
 
+import importlib.util
 import logging
 import os
 import random
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -67,6 +69,21 @@ def test_every_difference_is_documented_or_not_and_can_be_reproduced():
     assert different["thread"].str.match(r"(https://github\.com/\S+)?$").all()
     unsaid = different[(different["documented"] == "no") & (different["thread"] == "")]
     assert (unsaid["note"] != "").all()  # why there is no thread: a report of ours, or semantics
+    assert different["source"].str.match(r"\S+:\d|https://\S+#\S+").all()  # the line that acts
+    absent = {(a.id, column): line for a in ADAPTERS for column, line in a.absent}
+    said = COMMITTED[COMMITTED["text"] == "does not occur"].set_index(["name", "column"])["source"].to_dict()
+    assert said == absent
+
+
+@pytest.mark.parametrize("adapter", [a for a in ADAPTERS if a.version], ids=lambda adapter: adapter.id)
+def test_source_lines_of_installed_packages_are_there(adapter):
+    for source in COMMITTED.loc[COMMITTED["name"] == adapter.id, "source"]:
+        for part in source.split("; "):
+            if part and not part.startswith("https://"):
+                path, _, lines = part.rpartition(":")
+                spec = importlib.util.find_spec(path.split("/")[0])
+                text = Path(spec.submodule_search_locations[0]).parent.joinpath(path).read_text().splitlines()
+                assert max(map(int, re.findall(r"\d+", lines))) <= len(text)
 
 
 @pytest.mark.parametrize(

@@ -404,8 +404,8 @@ def test_frameworks_prints_what_is_installed(capsys):
     assert main(["frameworks", "nanogpt", "book_after", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == ["nanogpt", "book_after"]
-    assert rows[1]["cells"]["tail"] == {"kind": "differs", "text": "1/4 for 1/3"}
-    assert rows[0]["cells"]["tail"] == {"kind": "policy", "text": "stream"}
+    assert rows[1]["cells"]["tail"] == {"kind": "differs", "text": "1/4 for 1/3", "finding": "tail-scaled-by-k"}
+    assert rows[0]["cells"]["tail"] == {"kind": "none", "text": "does not occur", "finding": ""}
     assert main(["frameworks", "book_after"]) == 0
     assert "tail: 1/4 for 1/3" in capsys.readouterr().out
 
@@ -429,9 +429,9 @@ def test_frameworks_are_a_grid_of_marks(capsys, monkeypatch):
     monkeypatch.setattr(adapters, "ADAPTERS", [*chosen, missing])
     assert main(["frameworks"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == "= as full-batch training   o a policy of its own   x different   . cannot be seen"
+    assert out[0] == "= as full-batch training   o another policy   x different   . does not occur, or yours to write"
     assert out[2:4] == ["            full window", "            |  tail"]
-    assert "book_after  =  x  =  x  x  =  =  x" in out
+    assert "book_after  =  x  =  .  .  .  .  x" in out
     assert "1 not installed: lightning" in out
 
 

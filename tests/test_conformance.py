@@ -31,13 +31,14 @@ def cells_of(train, clips=False):
     }
 
 
-def clipping(task, max_norm, per_micro_batch=False):
+def clipping(task, max_norm, per_micro_batch=False, factor=1):
     for _ in range(task.epochs):
         for window in loops.windows(task.loader, task.accumulation_steps):
             samples = sum(len(targets) for _, targets in window)
             task.optimizer.zero_grad()
             for inputs, targets in window:
-                (task.loss_fn(task.model(inputs), targets) * len(targets) / samples).backward()
+                divisor = samples / (factor if len(window) > 1 else 1)
+                (task.loss_fn(task.model(inputs), targets) * len(targets) / divisor).backward()
                 if max_norm and per_micro_batch:
                     nn.utils.clip_grad_norm_(task.model.parameters(), max_norm)
             if max_norm:
@@ -114,7 +115,67 @@ def test_clipping_of_partial_gradients_shows():
     assert found["full window"] == "equal"
 
 
+def test_a_norm_that_only_one_side_exceeds_is_tried():
+    """Where both exceed it, a sum is clipped to what its mean is clipped to."""
+    assert cells_of(partial(clipping, factor=4), clips=True)["clipping"] == "clips a norm 4 × too large"
+
+
 def test_a_loop_that_never_steps_has_cells_too():
     cells = cells_of(lambda task: None)
     assert cells["full window"] == cells["tokens"] == "no step"
     assert cells["tail"] == "dropped"
+
+
+def test_windows_that_are_too_full_show_how_full():
+    def counts_samples(task):
+        held = 0
+        for _ in range(task.epochs):
+            for inputs, targets in task.loader:
+                loss = task.loss_fn(task.model(inputs), targets)
+                (loss * len(targets) / task.micro_batch_size / task.accumulation_steps).backward()
+                held += len(targets)
+                if held >= task.micro_batch_size * task.accumulation_steps:
+                    task.optimizer.step()
+                    task.optimizer.zero_grad()
+                    held = 0
+
+    assert cells_of(counts_samples)["short last micro-batch"] == "a window of 9 samples for 8"
+
+
+def test_cells_that_differ_have_the_finding_of_the_diagnosis():
+    cells = conformance(Loop("x", "", "", "torch", False, train=loops.published_fix)).cells
+    found = {column: (cell.kind, cell.finding) for column, cell in cells.items() if cell.kind == "differs"}
+    assert found == {
+        "tail": ("differs", "tail-scaled-by-k"),
+        "short last micro-batch": ("differs", "mean-of-means"),
+        "tokens": ("differs", "token-weighting"),
+        "last window": ("differs", "tail-scaled-by-k"),
+    }
+
+
+def test_what_the_end_of_training_adds_to_others_differs():
+    """A leftover that joins the next epoch's first window, and at the end of training a window of its own."""
+
+    def joins(task):
+        for _ in range(task.epochs):
+            for window in loops.windows(task.loader, task.accumulation_steps):
+                for inputs, targets in window:
+                    (task.loss_fn(task.model(inputs), targets) / len(window)).backward()
+                if len(window) == task.accumulation_steps:
+                    task.optimizer.step()
+                    task.optimizer.zero_grad()
+        for inputs, targets in next(iter(loops.windows(task.loader, task.accumulation_steps))):
+            (task.loss_fn(task.model(inputs), targets) / task.accumulation_steps).backward()
+        task.optimizer.step()
+
+    cells = cells_of(joins)
+    assert cells["last window"] == "1/3, with 4 others"
+
+
+def test_what_does_not_occur_or_is_left_to_the_user_is_no_difference():
+    adapter = Loop(
+        "x", "", "", "torch", False, train=loops.published_fix, yours=("schedule",), absent=(("tokens", "x.py:1"),)
+    )
+    cells = conformance(adapter).cells
+    assert (cells["tokens"].text, cells["tokens"].kind) == ("does not occur", "none")
+    assert (cells["schedule"].text, cells["schedule"].kind) == ("yours to write", "none")

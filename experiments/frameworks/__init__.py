@@ -11,6 +11,8 @@ from __future__ import annotations
 import csv
 import textwrap
 import warnings
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from accumcheck.adapters.conformance import COLUMNS, TAIL, conformance
 from accumcheck.figures import heat_map
 from accumcheck.programs.simulate import window_mean
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from experiments.frameworks.document import markdown, signed
 from experiments.lab import look
@@ -28,7 +30,23 @@ from experiments.lab.runner import Bench, Row
 
 THREADS = Path(__file__).parent / "threads.tsv"
 NAMED = ["name", "framework", "setting", "release", "loop"]
-COLOURS = {"equal": "#DDEEF8", "policy": "#FFF2CC", "differs": "#F6C6A6", "none": "#F2F2F2"}
+COLOURS = {
+    "equal": "#DDEEF8",
+    "documented": "#E6E0F0",
+    "policy": "#FFF2CC",
+    "some": "#F9D9BE",
+    "all": "#F0A583",
+    "none": "#F2F2F2",
+}
+SAYS = {
+    "equal": "as full-batch training",
+    "documented": "differs, as documented",
+    "policy": "another policy",
+    "some": "differs in some updates",
+    "all": "differs in every update",
+    "none": "does not occur, or is yours",
+}
+EVERY = ("full window", "clipping", "schedule")  # columns about all updates
 BY_NAME = {adapter.id: adapter for adapter in ADAPTERS}
 
 
@@ -65,6 +83,10 @@ def tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     known = pd.read_csv(THREADS, sep="\t", keep_default_na=False, quoting=csv.QUOTE_NONE)
     cells = cells.merge(known, on=["name", "column"], how="left", validate="one_to_one")
     cells.loc[cells["kind"].isin(["equal", "none"]), list(known.columns[2:])] = ""
+    for name, adapter in BY_NAME.items():
+        for column, line in adapter.absent:
+            cells.loc[(cells["name"] == name) & (cells["column"] == column), "source"] = line
+    cells["severity"] = [severity(cell) for cell in cells.fillna("").to_dict("records")]
     cells["reproduce"] = [
         "" if kind in ("equal", "none") else f"accumcheck frameworks {name}"
         for kind, name in zip(cells["kind"], cells["name"], strict=True)
@@ -73,19 +95,42 @@ def tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {"frameworks": cells.fillna(""), "frameworks_weights": weights.astype({"step": int, "sample": int})}
 
 
+def severity(cell: Mapping[Any, Any]) -> str:
+    """What a cell is coloured by: how much of training it spoils, and whether the documentation says so."""
+    if cell["kind"] != "differs":
+        return str(cell["kind"])
+    if cell["documented"] == "yes":
+        return "documented"
+    return "all" if cell["column"] in EVERY else "some"
+
+
 def summarise(frame: pd.DataFrame) -> dict[str, Any]:
-    """How many of the settings equal full-batch training, in each column and in all."""
-    cells = frame[frame["part"] == "cell"]
+    """How many of the settings equal full-batch training, in each column and in all; how much of the rest is known."""
+    cells = tables(frame)["frameworks"]
     kinds = cells.pivot(index="name", columns="column", values="kind")
+    other = cells[cells["kind"].isin(["differs", "policy"])]
+    groups = Counter(BY_NAME[name].group for name in kinds.index)
+    known = {
+        "cells": int(cells["kind"].ne("none").sum()),
+        "other": len(other),
+        "documented": int((other["documented"] == "yes").sum()),
+        "in_part": int((other["documented"] == "partly").sum()),
+        "threads": int((other["thread"] != "").sum()),
+        "neither": int(((other["documented"] == "no") & (other["thread"] == "")).sum()),
+        "groups": {name: groups[name] for name in ("framework", "recipe", "misuse")},
+        "frameworks": len({BY_NAME[name].framework for name in kinds.index if BY_NAME[name].group != "recipe"}),
+    }
     equal = {column: int((kinds[column] == "equal").sum()) for column in COLUMNS}
     all_equal = [str(name) for name in kinds.index if set(kinds.loc[name]) <= {"equal", "none"}]
     return {
         "settings": len(kinds),
+        "known": known,
         "equal": equal,
         "equal_everywhere": all_equal,
         "releases": sorted(cells["release"].unique()),
         "finding": (
-            f"of {len(kinds)} settings, {equal['full window']} equal full-batch training in full windows, "
+            f"of {groups['framework']} settings of frameworks, {groups['recipe']} published recipes and "
+            f"{groups['misuse']} known misuse, {equal['full window']} equal full-batch training in full windows, "
             f"{equal['tail']} in the tail, {equal['short last micro-batch']} with a short micro-batch, "
             f"{equal['tokens']} for token means, and {len(all_equal)} everywhere"
         ),
@@ -96,13 +141,15 @@ def check(numbers: dict[str, Any]) -> None:
     """Every adapter is in the matrix; most settings are right in full windows, and most are not in tails."""
     assert numbers["settings"] == len(ADAPTERS), f"{numbers['settings']} of {len(ADAPTERS)} settings are there"
     assert numbers["equal"]["full window"] > numbers["settings"] / 2, "most settings are wrong in full windows"
+    assert sum(numbers["known"]["groups"].values()) == numbers["settings"]
+    assert numbers["known"]["neither"] < numbers["known"]["other"]
     for column in ("tail", "short last micro-batch", "tokens"):
         assert numbers["equal"][column] < numbers["settings"] / 2, f"most settings are right for {column}"
 
 
 def plot(frame: pd.DataFrame) -> Figure:
     """The matrix: a row for each setting, a column for each behaviour."""
-    cells = frame[frame["part"] == "cell"]
+    cells = tables(frame)["frameworks"]
     names = list(dict.fromkeys(cells["name"]))
     columns = list(COLUMNS)
     figure = Figure(figsize=(10, 0.9 + 0.5 * len(names)), layout="constrained")
@@ -110,12 +157,12 @@ def plot(frame: pd.DataFrame) -> Figure:
     for y, name in enumerate(names):
         own = cells[cells["name"] == name].set_index("column")
         for x, column in enumerate(columns):
-            color = COLOURS[own.loc[column, "kind"]]
+            color = COLOURS[own.loc[column, "severity"]]
             axis.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=color, edgecolor="none"))
             axis.text(
                 x,
                 y,
-                textwrap.fill(signed(own.loc[column]), 14),
+                textwrap.fill(signed(own.loc[column]), 13),
                 ha="center",
                 va="center",
                 fontsize=8.5,
@@ -131,9 +178,8 @@ def plot(frame: pd.DataFrame) -> Figure:
     axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(names) - 0.5, -0.5))
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    axis.set_xlabel(
-        "= as full-batch training     ≈ another declared policy     ≠ differs, weight for the weight that is due"
-    )
+    patches = [Patch(facecolor=COLOURS[name], label=says) for name, says in SAYS.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 

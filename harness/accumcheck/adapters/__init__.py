@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 from accumcheck.probing.reading import Reading
 from accumcheck.probing.run import LOW, probe
@@ -37,6 +37,9 @@ class Adapter:
     """A framework in one setting: a loop for torch.
 
     ``package`` is the distribution whose version decides what it does; ``file`` is its module, ``id`` if it is empty.
+    ``source`` is the release of a published loop that is retold here. ``yours`` are the columns of the matrix that the
+    framework leaves to its user, ``absent`` those which cannot occur in it, each with the line that shows why.
+    ``group`` says what it stands for: a framework's own loop, a published recipe, or a known misuse.
     """
 
     id: str
@@ -46,6 +49,10 @@ class Adapter:
     clips: bool = True
     file: str = ""
     function: str = "train"
+    source: str = ""
+    yours: tuple[str, ...] = ()
+    absent: tuple[tuple[str, str], ...] = ()
+    group: Literal["framework", "recipe", "misuse"] = "framework"
 
     @property
     def target(self) -> str:
@@ -62,8 +69,8 @@ class Adapter:
 
     @property
     def release(self) -> str:
-        """Package and version, without the build."""
-        return f"{self.package} {(self.version or 'missing').partition('+')[0]}"
+        """Package and version, without the build; of a loop that is retold, those of its source."""
+        return self.source or f"{self.package} {(self.version or 'missing').partition('+')[0]}"
 
     def read(
         self, sizes: Sizes, objective: Objective = "sample", *, gain: float = LOW, max_norm: float | None = None
@@ -89,6 +96,13 @@ class Reader(Adapter):
         reading: Reading = self.load()(sizes, objective, gain=gain, max_norm=max_norm)
         return reading
 
+
+# Lines of published loops that are retold.
+NANOGPT = "https://github.com/karpathy/nanoGPT/blob/3adf61e154c3/train.py"
+TORCHTUNE = "https://github.com/meta-pytorch/torchtune/blob/"
+FINETUNE = "/recipes/full_finetune_single_device.py"
+BOOK = "https://github.com/rasbt/LLMs-from-scratch/blob/"
+BEFORE = "/ch06/02_bonus_additional-experiments/additional-experiments.py"
 
 ADAPTERS = (
     Adapter("hf_trainer", "HF Trainer", "model uses num_items_in_batch", "transformers"),
@@ -132,25 +146,46 @@ ADAPTERS = (
         "accelerate",
         file="accelerate",
         function="zero_grad_first",
+        group="misuse",
     ),
     Adapter("lightning", "Lightning", "accumulate_grad_batches=k", "lightning"),
-    Adapter(
-        "lightning_scheduler",
-        "Lightning",
-        "GradientAccumulationScheduler",
-        "lightning",
-        file="lightning",
-        function="scheduler",
-    ),
     Adapter("ignite", "PyTorch Ignite", "create_supervised_trainer", "pytorch-ignite", clips=False),
-    Adapter("skorch", "skorch", "recipe of its FAQ", "skorch"),
+    Adapter("skorch", "skorch", "recipe of its FAQ", "skorch", clips=False, yours=("clipping",), group="recipe"),
     Adapter("skorch_accelerate", "skorch", "AccelerateMixin", "skorch", file="skorch", function="accelerate"),
     Adapter("fastai", "fastai", "GradientAccumulation(b·k)", "fastai"),
     Adapter("keras_torch", "Keras on torch", "gradient_accumulation_steps=k", "keras"),
     Reader("optax", "Optax", "MultiSteps", "optax", function="read"),
-    Adapter("pytorch_amp", "PyTorch", "recipe of the AMP examples", "torch", file="recipes", function="pytorch_amp"),
-    Adapter("nanogpt", "nanoGPT", "inner loop", "torch", file="recipes", function="nanogpt"),
-    Adapter("torchtune", "torchtune", "token-normalised recipe", "torch", file="recipes", function="torchtune"),
-    Adapter("book_before", "LLMs from scratch", "before its fix", "torch", file="recipes", function="book_before"),
-    Adapter("book_after", "LLMs from scratch", "after its fix", "torch", file="recipes", function="book_after"),
-)
+    Adapter(
+        "pytorch_amp", "PyTorch", "recipe of the AMP examples", "torch", file="recipes", function="pytorch_amp",
+        yours=("schedule",), group="recipe",
+    ),
+    Adapter(
+        "nanogpt", "nanoGPT", "inner loop", "torch", file="recipes", function="nanogpt", source="nanoGPT 3adf61e",
+        absent=(
+            ("tail", f"{NANOGPT}#L292"), ("leftover", f"{NANOGPT}#L255"), ("short last micro-batch", f"{NANOGPT}#L123"),
+            ("tokens", f"{NANOGPT}#L124-L125"), ("last window", f"{NANOGPT}#L292"),
+        ), group="recipe",
+    ),
+    Adapter(
+        "torchtune", "torchtune", "recipes of 0.6.1; LoRA, QAT on main", "torch", file="recipes", function="torchtune",
+        source="torchtune 0.6.1", absent=(("short last micro-batch", f"{TORCHTUNE}v0.6.1{FINETUNE}#L600"),),
+        group="recipe",
+    ),
+    Adapter(
+        "torchtune_main", "torchtune", "full fine-tuning on main", "torch", file="recipes", function="torchtune_main",
+        source="torchtune bd2a0fc", absent=(("short last micro-batch", f"{TORCHTUNE}bd2a0fc7c314{FINETUNE}#L517"),),
+        group="recipe",
+    ),
+    Adapter(
+        "book_before", "LLMs from scratch", "before its fix", "torch", file="recipes", function="book_before",
+        clips=False, source="LLMs-from-scratch 36fbc7a", yours=("schedule", "clipping"),
+        absent=tuple((column, f"{BOOK}36fbc7aa7456{BEFORE}#L534") for column in ("short last micro-batch", "tokens")),
+        group="recipe",
+    ),
+    Adapter(
+        "book_after", "LLMs from scratch", "after its fix", "torch", file="recipes", function="book_after",
+        clips=False, source="LLMs-from-scratch 70e5714", yours=("schedule", "clipping"),
+        absent=tuple((column, f"{BOOK}70e57145564e{BEFORE}#L535") for column in ("short last micro-batch", "tokens")),
+        group="recipe",
+    ),
+)  # fmt: skip

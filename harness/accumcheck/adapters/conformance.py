@@ -1,4 +1,8 @@
-"""What a framework does with each part of gradient accumulation, next to full-batch training."""
+"""What a framework does with each part of gradient accumulation, next to full-batch training.
+
+Cells are made from readings, as verdicts are: whether one differs, and by which finding, says the diagnosis of the
+sizes that belong to its column; its words are the weights in the update that it is about.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,17 @@ from math import log
 from typing import Any
 
 from accumcheck.adapters import Adapter
-from accumcheck.numbers import exact
+from accumcheck.explaining.diagnose import Diagnosis
+from accumcheck.explaining.evidence import Evidence, Pair, convention_of_ours
+from accumcheck.numbers import close, exact, same
 from accumcheck.probing.reading import Reading, Row
-from accumcheck.probing.run import HIGH, RATE
+from accumcheck.probing.run import HIGH, LOW
 from accumcheck.programs.simulate import window_mean
-from accumcheck.task import DECAY, Sizes
+from accumcheck.task import DECAY, Objective, Sizes
 
 FULL = Sizes(samples=16, micro_batch_size=2, accumulation_steps=4)
 TAIL = Sizes(samples=11, micro_batch_size=1, accumulation_steps=4)  # two windows, and a tail of 3 micro-batches
+LATE = Sizes(samples=7, micro_batch_size=1, accumulation_steps=4)  # one window: some loops split only this tail
 SHORT = Sizes(samples=7, micro_batch_size=2, accumulation_steps=4)  # one window of 2 + 2 + 2 + 1 samples
 TOKENS = Sizes(samples=8, micro_batch_size=1, accumulation_steps=4, epochs=1)
 COLUMNS = {
@@ -26,28 +33,31 @@ COLUMNS = {
     "leftover": "what happens at the end of an epoch to micro-batches that fill no window",
     "short last micro-batch": "the weight of the only sample of a micro-batch beside those of two samples",
     "tokens": "micro-batches with unequally many tokens, relative to the mean over the window's tokens",
-    "schedule": "learning-rate steps for each optimizer step",
-    "clipping": "the norm that is clipped",
+    "schedule": "learning-rate steps for each optimizer step, by the framework's own means",
+    "clipping": "the norm that is clipped, by the framework's own means",
     "last window": "micro-batches that fill no window at the end of training",
 }
-PRECISION = 1e-6
 MARKS = {"equal": "=", "policy": "o", "differs": "x", "none": "."}
-LEGEND = "= as full-batch training   o a policy of its own   x different   . cannot be seen"
+LEGEND = "= as full-batch training   o another policy   x different   . does not occur, or yours to write"
+APART = ("scheduler-per-micro-batch", "clipped-per-micro-batch")  # columns of their own
+CONVENTION = {"stream": "stream", "dropped": "dropped"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One behaviour: ``text`` says what it is, ``kind`` is "equal", "policy", "differs" or "none" (nothing to see)."""
+    """One behaviour: ``text`` says what it is; ``kind`` is "equal", "policy" (another convention for what fills no
+    window), "differs", or "none" (it does not occur, or is left to you); ``finding`` is the id of what differs."""
 
     text: str
     kind: str = "differs"
+    finding: str = ""
 
     def __str__(self) -> str:
         return self.text
 
 
 EQUAL, OWN_STEP = Cell("equal", "equal"), Cell("own step", "equal")
-STREAM, DROPPED = Cell("stream", "policy"), Cell("dropped", "policy")
+ABSENT, YOURS = Cell("does not occur", "none"), Cell("yours to write", "none")
 
 
 @dataclass(frozen=True)
@@ -73,8 +83,8 @@ class Conformance:
         """Plain values, for JSON."""
         adapter = self.adapter
         named = {"name": adapter.id, "framework": adapter.framework, "setting": adapter.setting}
-        found = {column: {"kind": cell.kind, "text": cell.text} for column, cell in self.cells.items()}
-        return {**named, "version": adapter.version, "loop": adapter.target, "cells": found}
+        found = {c: {"kind": v.kind, "text": v.text, "finding": v.finding} for c, v in self.cells.items()}
+        return {**named, "release": adapter.release, "version": adapter.version, "loop": adapter.target, "cells": found}
 
 
 def conformance(adapter: Adapter) -> Conformance:
@@ -85,124 +95,181 @@ def conformance(adapter: Adapter) -> Conformance:
     >>> print(row.cells["tail"], "|", row.cells["leftover"], "|", row.cells["full window"])
     1/4 for 1/3 | own step | equal
     """
-    full, tail = adapter.read(FULL), adapter.read(TAIL)
+    full, tail, late, short = (evidence(adapter, each) for each in (FULL, TAIL, LATE, SHORT))
     cells = {
         "full window": _full_window(full),
-        **_tail(tail),
-        "short last micro-batch": _short(adapter.read(SHORT)),
-        "tokens": _tokens(adapter.read(TOKENS, "token")),
-        "schedule": _schedule(full, adapter.read(FULL.full_batch())),
-        "clipping": _clipping(adapter),
+        **_tail([tail, late]),
+        "short last micro-batch": _short(short),
+        "tokens": _tokens(evidence(adapter, TOKENS, "token")),
+        "schedule": _schedule(full.small),
+        "clipping": _clipping(adapter, full.small),
     }
-    return Conformance(adapter, {column: cells[column] for column in COLUMNS}, tail)
+    cells |= dict.fromkeys(adapter.yours, YOURS) | {column: ABSENT for column, _ in adapter.absent}
+    return Conformance(adapter, {column: cells[column] for column in COLUMNS}, tail.small.ours)
 
 
-def _full_window(reading: Reading) -> Cell:
+def evidence(adapter: Adapter, sizes: Sizes, objective: Objective = "sample") -> Evidence:
+    """What the adapter does with micro-batches and in full batches, at gradients that no clipping reaches."""
+    pair = Pair(adapter.read(sizes, objective), adapter.read(sizes.full_batch(), objective))
+    return Evidence(pair, pair)
+
+
+def _finding(read: Sequence[Evidence], objective: Objective = "sample") -> str:
+    """The id of the root cause at these sizes; empty where weights are those of full-batch training."""
+    if not all(each.small.ours.matrix for each in read):  # two loops that never step agree, which says nothing
+        return "unexplained"
+    found = Diagnosis(tuple(read), objective, "mean").findings
+    return next((f.id for f in found if f.id not in APART), "")
+
+
+def _full_window(read: Evidence) -> Cell:
     """The first update, against the first window."""
-    if not reading.matrix:
-        return Cell("no step")
-    row, b, k = reading.matrix[0], FULL.micro_batch_size, FULL.accumulation_steps
+    matrix, finding = read.small.ours.matrix, _finding([read])
+    if not finding:
+        return EQUAL
+    if not matrix:
+        return Cell("no step", finding=finding)
+    row, b, k = matrix[0], FULL.micro_batch_size, FULL.accumulation_steps
     there = sorted({i // b + 1 for i in _support(row)})
     if there != list(range(1, k + 1)):
-        return Cell(f"only micro-batch {', '.join(map(str, there))} of {k}")
-    return _window_of(row, range(b * k))
+        return Cell(f"only micro-batch {', '.join(map(str, there))} of {k}", finding=finding)
+    return Cell(_weights(row, range(b * k)), finding=finding)
 
 
-def _tail(reading: Reading) -> dict[str, Cell]:
+def _tail(read: Sequence[Evidence]) -> dict[str, Cell]:
     """Three columns: the weights in the first epoch's tail, what becomes of it, and the same at the end of training."""
-    matrix, big = reading.matrix, TAIL.effective_batch_size
-    full = TAIL.samples - TAIL.samples % big
-    tail = range(full, TAIL.samples)
-    steps = [row for row in matrix if _support(row) & set(tail)]
-    if not steps:
-        return dict.fromkeys(("tail", "leftover", "last window"), DROPPED)
-    windows = [set(range(start, start + big)) for start in range(0, full, big)]
-    aligned = all(_support(row) <= window for row, window in zip(matrix, windows, strict=False))
+    columns = ("tail", "leftover", "last window")
+    finding = _finding(read)
+    if not finding:
+        return dict(zip(columns, (EQUAL, OWN_STEP, EQUAL), strict=True))
+    convention = convention_of_ours(read)
+    if convention == "dropped" or not any(_of_tail(e) for e in read):
+        return dict.fromkeys(columns, Cell("dropped", "policy", finding))
+    shown = next((e for e in read if _finding([e]) == finding), read[0])  # where the root cause shows
+    matrix, sizes = shown.small.ours.matrix, shown.sizes
+    big, tail, steps = sizes.effective_batch_size, _places(sizes), _of_tail(shown)
+    end = _end(matrix, sizes, finding)
+    if convention == "stream":
+        stream = Cell("stream", "policy", finding)
+        return {"tail": stream, "leftover": stream, "last window": end}
+    if not _aligned(matrix, sizes):
+        shifted = Cell("windows are shifted", finding=finding)
+        return {"tail": shifted, "leftover": Cell("joins the next epoch", finding=finding), "last window": end}
+    if len(steps) > sizes.epochs and not _support(steps[0]) - set(tail):
+        split = Cell(f"split over {len(steps) // sizes.epochs} steps", finding=finding)
+        return {"tail": split, "leftover": split, "last window": end}
     row = steps[0]
     others = _support(row) - set(tail)
-    cell = _window_of(row, tail)
-    if not aligned:
-        cell, leftover = Cell("windows are shifted"), Cell("joins the next epoch")
-    elif not others and len(steps) > TAIL.epochs:
-        cell = leftover = Cell(f"split over {len(steps) // TAIL.epochs} steps")
-    elif not others:
-        leftover = OWN_STEP
-    elif _streams(row):
-        cell = leftover = STREAM
-    else:
-        weights = str(exact(row[tail[0]])) if cell == EQUAL else cell.text
-        cell = Cell(f"{weights}, with {len(others)} others")
-        leftover = Cell(f"joins the next window: {len(_support(row))} for {big}")
-    last = [row for row in matrix if row[tail[-1]]]
-    end = DROPPED if len(last) < TAIL.epochs else STREAM if _streams(last[-1]) else _window_of(last[-1], tail)
+    cell = Cell(_weights(row, tail), finding=finding)
+    leftover = Cell(f"joins the next window: {len(_support(row))} for {big}", finding=finding) if others else OWN_STEP
     return {"tail": cell, "leftover": leftover, "last window": end}
 
 
-def _streams(row: Row) -> bool:
-    """Whether a window is full, of micro-batches that weigh the same."""
-    big = TAIL.effective_batch_size
-    return len(_support(row)) == big and all(_close(row[i], 1 / big) for i in _support(row))
+def _end(matrix: Sequence[Row], sizes: Sizes, finding: str) -> Cell:
+    """What becomes of the last epoch's tail."""
+    tail = _places(sizes)
+    last = [row for row in matrix if row[tail[-1]]]
+    if len(last) < sizes.epochs:
+        return Cell("dropped", "policy", finding)
+    row, due = last[-1], 1 / len(tail)
+    if _support(row) == set(tail) and all(close(row[i], due) for i in tail):
+        return EQUAL
+    big = sizes.effective_batch_size
+    if len(_support(row)) == big and all(close(row[i], 1 / big) for i in _support(row)):
+        return Cell("stream", "policy", finding)
+    return Cell(_weights(row, tail), finding=finding)
 
 
-def _window_of(row: Row, window: Sequence[int]) -> Cell:
-    due = Fraction(1, len(window))
-    return EQUAL if all(_close(row[i], float(due)) for i in window) else Cell(f"{_weight(row, window)} for {due}")
+def _places(sizes: Sizes) -> range:
+    """The samples of an epoch that fill no window."""
+    return range(sizes.samples - sizes.samples % sizes.effective_batch_size, sizes.samples)
 
 
-def _short(reading: Reading) -> Cell:
+def _of_tail(read: Evidence) -> list[Row]:
+    return [row for row in read.small.ours.matrix if _support(row) & set(_places(read.sizes))]
+
+
+def _aligned(matrix: Sequence[Row], sizes: Sizes) -> bool:
+    big = sizes.effective_batch_size
+    windows = [set(range(start, start + big)) for start in range(0, sizes.samples - big + 1, big)]
+    return all(_support(row) <= window for row, window in zip(matrix, windows, strict=False))
+
+
+def _short(read: Evidence) -> Cell:
     """The first update that the last sample is in."""
-    last, due = SHORT.samples - 1, Fraction(1, SHORT.samples)
-    row = next((row for row in reading.matrix if row[last]), None)
+    last, finding = SHORT.samples - 1, _finding([read])
+    if not finding:
+        return EQUAL
+    row = next((row for row in read.small.ours.matrix if row[last]), None)
     if row is None:
-        return DROPPED
-    return EQUAL if _close(row[last], float(due)) else Cell(f"{exact(row[last])} for {due}")
+        return Cell("dropped", "policy", finding)
+    drawn = round(sum(row) / row[last])
+    if drawn > SHORT.effective_batch_size:  # the next epoch's first samples are there as well
+        return Cell(f"a window of {drawn} samples for {SHORT.effective_batch_size}", finding=finding)
+    return Cell(f"{exact(row[last])} for {Fraction(1, SHORT.samples)}", finding=finding)
 
 
-def _tokens(reading: Reading) -> Cell:
-    """Weights in the first update relative to those due, over the samples of its window."""
+def _tokens(read: Evidence) -> Cell:
+    """Weights in the first update relative to those that they should be, over the samples of its window."""
+    reading, finding = read.small.ours, _finding([read], "token")
+    if not finding:
+        return EQUAL
     if not reading.matrix:
-        return Cell("no step")
+        return Cell("no step", finding=finding)
     due = window_mean(TOKENS, reading.units)[0]
     ratios = [weight / float(wanted) for weight, wanted in zip(reading.matrix[0], due, strict=True) if wanted]
-    low, high = min(ratios), max(ratios)
-    if _close(low, 1) and _close(high, 1):
-        return EQUAL
-    return Cell(f"{exact(low)} to {exact(high)} ×")
+    return Cell(f"{exact(min(ratios))} to {exact(max(ratios))} ×", finding=finding)
 
 
-def _schedule(reading: Reading, own: Reading) -> Cell:
+def _schedule(pair: Pair) -> Cell:
     """How far the learning rate moves from update to update, against the loop's own full batch."""
-    if reading.learning_rates == own.learning_rates:
+    assert pair.own is not None
+    rates, own = pair.ours.learning_rates, pair.own.learning_rates
+    if rates == own:
         return EQUAL
-    places = [round(log(rate / RATE) / log(DECAY)) for rate in reading.learning_rates]
-    moves = sorted({after - before for before, after in pairwise(places)})
-    return Cell(f"moves {' or '.join(map(str, moves))} steps per update")
+    finding = "scheduler-per-micro-batch"
+    moves, wanted = (
+        sorted({round(log(b / a) / log(DECAY), 6) for a, b in pairwise(each)}) for each in (rates, own)
+    )  # fmt: skip
+    if moves == wanted:
+        ahead = log(rates[0] / own[0]) / log(DECAY) if own[0] else 0.0
+        return Cell(f"{abs(ahead):.3g} of a step {'ahead' if ahead > 0 else 'behind'}", finding=finding)
+    return Cell(f"moves {' or '.join(f'{move:.3g}' for move in moves)} steps per update", finding=finding)
 
 
-def _clipping(adapter: Adapter) -> Cell:
-    """At large gradients the gradient must come out as the loop's own full batch has it, clipped once."""
+def _clipping(adapter: Adapter, bare: Pair) -> Cell:
+    """The gradient must come out as the loop's own full batch has it, clipped once: where both norms exceed the limit,
+    and where one of them does, if they differ. ``bare`` is what it does where nothing is clipped."""
     if not adapter.clips:
         return Cell("no setting", "none")
-    once = replace(FULL, epochs=1)
-    ours = adapter.read(once, gain=HIGH, max_norm=1.0).matrix
-    theirs = adapter.read(once.full_batch(), gain=HIGH, max_norm=1.0).matrix
-    if len(ours) == len(theirs) and all(
-        _close(a, b) for row, other in zip(ours, theirs, strict=True) for a, b in zip(row, other, strict=True)
-    ):
-        return EQUAL
-    if [_support(row) for row in ours] != [_support(row) for row in theirs]:
+    assert bare.own is not None
+    once, finding = replace(FULL, epochs=1), "clipped-per-micro-batch"
+    if not bare.ours.matrix or _support(bare.ours.matrix[0]) != _support(bare.own.matrix[0]):
         return Cell("see full window", "none")
-    return Cell(f"{max(ours[0]) / max(theirs[0]):.3g} × the clipped full batch")
+
+    def clipped(max_norm: float, gain: float) -> tuple[Reading, ...]:
+        return tuple(adapter.read(each, gain=gain, max_norm=max_norm) for each in (once, once.full_batch()))
+
+    ours, own = clipped(1.0, HIGH)
+    if not same(ours.matrix, own.matrix):
+        return Cell(f"{max(ours.matrix[0]) / max(own.matrix[0]):.3g} × the clipped full batch", finding=finding)
+    factor = max(bare.ours.matrix[0]) / max(bare.own.matrix[0])
+    if close(factor, 1):
+        return EQUAL
+    norm = sum(float(gradient[0].pow(2).sum()) for gradient in bare.own.gradients.values()) ** 0.5
+    ours, own = clipped(norm * factor**0.5, LOW)
+    if same(ours.matrix, own.matrix):
+        return EQUAL
+    return Cell(f"clips a norm {factor:.3g} × too large", finding="unscaled-loss" if factor > 1 else "over-scaled-loss")
 
 
-def _weight(row: Row, window: Sequence[int]) -> str:
-    """The weights that occur among these samples."""
-    return " and ".join(dict.fromkeys(str(exact(row[i])) for i in window))
+def _weights(row: Row, window: Sequence[int]) -> str:
+    """The weights that occur among the samples of a window, what they should be, and how many others are there."""
+    there = " and ".join(dict.fromkeys(str(exact(row[i])) for i in window))
+    others = len(_support(row) - set(window))
+    due = Fraction(1, len(window))
+    return (there if there == str(due) else f"{there} for {due}") + f", with {others} others" * bool(others)
 
 
 def _support(row: Row) -> set[int]:
     return {i for i, weight in enumerate(row) if weight}
-
-
-def _close(a: float, b: float) -> bool:
-    return abs(a - b) <= PRECISION * max(abs(a), abs(b))

@@ -13,12 +13,6 @@ def train(task: Task, max_norm: float | None = None) -> None:
     _run(task, max_norm, accumulate_grad_batches=task.accumulation_steps)
 
 
-def scheduler(task: Task, max_norm: float | None = None) -> None:
-    """The callback GradientAccumulationScheduler with k in every epoch."""
-    callbacks = need("lightning.pytorch.callbacks", "lightning")
-    _run(task, max_norm, callbacks=[callbacks.GradientAccumulationScheduler({0: task.accumulation_steps})])
-
-
 def _run(task: Task, max_norm: float | None, **settings: Any) -> None:
     """``settings`` are those of Trainer."""
     lightning = need("lightning", "lightning")

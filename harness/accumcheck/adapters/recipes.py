@@ -12,7 +12,7 @@ from accumcheck.task import Task, unmasked
 
 
 def pytorch_amp(task: Task, max_norm: float | None = None) -> None:
-    """Gradient accumulation in PyTorch's mixed precision examples: the loss is divided, the gate counts batches.
+    """Gradient accumulation in PyTorch's mixed precision examples: the loss is divided, the condition counts batches.
 
     https://docs.pytorch.org/docs/stable/notes/amp_examples.html#gradient-accumulation
     """
@@ -29,14 +29,13 @@ def pytorch_amp(task: Task, max_norm: float | None = None) -> None:
                     nn.utils.clip_grad_norm_(task.model.parameters(), max_norm)
                 scaler.step(task.optimizer)
                 scaler.update()
-                task.scheduler.step()
                 task.optimizer.zero_grad()
 
 
 def nanogpt(task: Task, max_norm: float | None = None) -> None:
     """nanoGPT: an inner loop of k micro-batches from an endless supply, as many updates as there are windows.
 
-    https://github.com/karpathy/nanoGPT/blob/master/train.py
+    https://github.com/karpathy/nanoGPT/blob/3adf61e154c3/train.py#L255-L330
     """
 
     def supply() -> Iterator[tuple[Tensor, ...]]:
@@ -56,9 +55,10 @@ def nanogpt(task: Task, max_norm: float | None = None) -> None:
 
 
 def torchtune(task: Task, max_norm: float | None = None) -> None:
-    """torchtune's recipes: sums of token losses, gradients divided by the window's tokens before the update.
+    """torchtune 0.6.1: sums of token losses, gradients divided by the window's tokens before the update.
 
-    https://github.com/meta-pytorch/torchtune/blob/main/recipes/full_finetune_single_device.py
+    Today's LoRA and QAT recipes do the same; those for preferences divide by k instead.
+    https://github.com/meta-pytorch/torchtune/blob/v0.6.1/recipes/full_finetune_single_device.py#L667-L755
     """
     tokens = 0
     task.optimizer.zero_grad()
@@ -79,8 +79,31 @@ def torchtune(task: Task, max_norm: float | None = None) -> None:
                 tokens = 0
 
 
-def book_before(task: Task, max_norm: float | None = None) -> None:
-    """The book's loop before its fix: ``batch_idx % k == 0``.
+def torchtune_main(task: Task, max_norm: float | None = None) -> None:
+    """torchtune's full fine-tuning on main, unreleased: as many windows in an epoch as are full, and no more.
+
+    https://github.com/meta-pytorch/torchtune/blob/bd2a0fc7c314/recipes/full_finetune_single_device.py#L577-L686
+    """
+    for _ in range(task.epochs):
+        batches = iter(task.loader)
+        for _ in range(len(task.loader) // task.accumulation_steps):
+            tokens = 0
+            for inputs, targets in islice(batches, task.accumulation_steps):
+                count = unmasked(targets)
+                tokens += count
+                (task.loss_fn(task.model(inputs), targets) * count).backward()
+            for parameter in task.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= tokens
+            if max_norm:
+                nn.utils.clip_grad_norm_(task.model.parameters(), max_norm)
+            task.optimizer.step()
+            task.optimizer.zero_grad()
+            task.scheduler.step()
+
+
+def book_before(task: Task) -> None:
+    """The book's loop before its fix: ``batch_idx % k == 0``. It has no schedule and no clipping.
 
     https://github.com/rasbt/LLMs-from-scratch/issues/299
     """
@@ -88,14 +111,11 @@ def book_before(task: Task, max_norm: float | None = None) -> None:
         for batch_idx, (inputs, targets) in enumerate(task.loader):
             (task.loss_fn(task.model(inputs), targets) / task.accumulation_steps).backward()
             if batch_idx % task.accumulation_steps == 0:
-                if max_norm:
-                    nn.utils.clip_grad_norm_(task.model.parameters(), max_norm)
                 task.optimizer.step()
                 task.optimizer.zero_grad()
-                task.scheduler.step()
 
 
-def book_after(task: Task, max_norm: float | None = None) -> None:
+def book_after(task: Task) -> None:
     """The book's loop after its fix: steps at every k-th batch, and at the last one.
 
     https://github.com/rasbt/LLMs-from-scratch/pull/300
@@ -104,8 +124,5 @@ def book_after(task: Task, max_norm: float | None = None) -> None:
         for batch_idx, (inputs, targets) in enumerate(task.loader):
             (task.loss_fn(task.model(inputs), targets) / task.accumulation_steps).backward()
             if (batch_idx + 1) % task.accumulation_steps == 0 or (batch_idx + 1) == len(task.loader):
-                if max_norm:
-                    nn.utils.clip_grad_norm_(task.model.parameters(), max_norm)
                 task.optimizer.step()
                 task.optimizer.zero_grad()
-                task.scheduler.step()

@@ -11,9 +11,12 @@ from accumcheck.adapters import need
 from accumcheck.task import Task
 
 
-def train(task: Task, max_norm: float | None = None) -> None:
-    """The recipe of the FAQ: the loss is divided by k; ``train_step`` steps at every k-th micro-batch of an epoch."""
-    skorch = need("skorch", "skorch")
+def train(task: Task) -> None:
+    """The recipe of the FAQ: the loss is divided by k; ``train_step`` steps at every k-th micro-batch of an epoch.
+
+    skorch's callback LRScheduler moves the schedule. Its callback for clipping is not called in this recipe.
+    """
+    skorch, callbacks = need("skorch", "skorch"), need("skorch.callbacks", "skorch")
 
     class Net(skorch.NeuralNet):
         def get_loss(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -25,14 +28,11 @@ def train(task: Task, max_norm: float | None = None) -> None:
             number = len(self.history[-1, "batches"])
             step = self.train_step_single(batch, **fit_params)
             if number % task.accumulation_steps == 0:
-                if max_norm:
-                    nn.utils.clip_grad_norm_(self.module_.parameters(), max_norm)
                 self.optimizer_.step()
                 self.optimizer_.zero_grad()
-                task.scheduler.step()
             return step
 
-    _fit(task, Net)
+    _fit(task, Net, callbacks=[callbacks.LRScheduler(policy=lambda *_, **__: task.scheduler, step_every="batch")])
 
 
 def accelerate(task: Task, max_norm: float | None = None) -> None:
