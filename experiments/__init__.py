@@ -13,9 +13,9 @@ holds what its claim alone needs, and ``lab`` holds what several claims need; no
 NAMES = (
     *("error_by_step", "ragged_lengths", "drift", "tolerance", "scale"),
     *("probe_cost", "round_trip", "watching", "start_up"),
-    *("frameworks", "architectures", "contributions", "tail_weight", "tokens"),
+    *("frameworks", "history", "architectures", "contributions", "tail_weight", "tokens"),
     *("learning_rate", "smoothness"),
     *("book", "batch_norm"),
     *("memory", "precision"),
 )
-SLOW = ("probe_cost", "round_trip", "start_up")  # minutes: made when named, or with --full
+SLOW = ("probe_cost", "round_trip", "start_up", "history")  # minutes: made when named, or with --full

@@ -1,17 +1,22 @@
-"""Hugging Face Trainer, which gives a model the number of items in the window as ``num_items_in_batch``."""
+"""Hugging Face Trainer, which gives a model the number of items in the window as ``num_items_in_batch``.
+
+Models take it as ``**loss_kwargs``, by which name 4.46 knows them, and labels begin with one that is masked, as the
+first label of a row is no target for 4.46.0 and 4.46.1, which do not count it. Later releases need neither.
+"""
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, SequentialSampler
 
 from accumcheck.adapters import need
-from accumcheck.task import Task, unmasked
+from accumcheck.task import IGNORE_INDEX, Task, unmasked
 
 
 def train(task: Task, max_norm: float | None = None) -> None:
@@ -46,31 +51,32 @@ class UsesCount(_Model):
 
     accepts_loss_kwargs = True
 
-    def forward(self, inputs: Tensor, labels: Tensor, num_items_in_batch: Any = None) -> dict[str, Tensor]:
+    def forward(self, inputs: Tensor, targets: Tensor, labels: Tensor, **loss_kwargs: Any) -> dict[str, Tensor]:
         """The loss, and the logits."""
         logits = self.inner(inputs)
-        loss = self.loss_fn(logits, labels)
-        if num_items_in_batch is not None:
-            loss = loss * unmasked(labels) / num_items_in_batch
+        loss = self.loss_fn(logits, targets)
+        count = loss_kwargs.get("num_items_in_batch")
+        if count is not None:
+            loss = loss * unmasked(targets) / count
         return {"loss": loss, "logits": logits}
 
 
 class NoCount(_Model):
     """Returns the mean loss of its micro-batch."""
 
-    def forward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, inputs: Tensor, targets: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The loss, and the logits."""
         logits = self.inner(inputs)
-        return {"loss": self.loss_fn(logits, labels), "logits": logits}
+        return {"loss": self.loss_fn(logits, targets), "logits": logits}
 
 
 class IgnoresCount(_Model):
     """Returns the mean loss of its micro-batch and takes any further argument, as many published models do."""
 
-    def forward(self, inputs: Tensor, labels: Tensor, **kwargs: Any) -> dict[str, Tensor]:
+    def forward(self, inputs: Tensor, targets: Tensor, labels: Tensor, **loss_kwargs: Any) -> dict[str, Tensor]:
         """The loss, and the logits."""
         logits = self.inner(inputs)
-        return {"loss": self.loss_fn(logits, labels), "logits": logits}
+        return {"loss": self.loss_fn(logits, targets), "logits": logits}
 
 
 class Samples(IterableDataset[tuple[Tensor, ...]]):
@@ -90,6 +96,11 @@ def _run(
     if max_norm:
         settings["max_grad_norm"] = max_norm
     transformers = need("transformers", "transformers accelerate")
+    trainer = transformers.Trainer
+    if "train_sampling_strategy" in inspect.signature(transformers.TrainingArguments).parameters:
+        settings["train_sampling_strategy"] = "sequential"
+    else:  # 4.57 and before shuffle, unless a method says otherwise
+        trainer = type("Trainer", (trainer,), {"_get_train_sampler": lambda self, *_: SequentialSampler(dataset)})
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
@@ -98,7 +109,6 @@ def _run(
             gradient_accumulation_steps=task.accumulation_steps,
             num_train_epochs=task.epochs,
             max_steps=max_steps,
-            train_sampling_strategy="sequential",
             use_cpu=task.device.type == "cpu",
             remove_unused_columns=False,
             save_strategy="no",
@@ -107,7 +117,7 @@ def _run(
             disable_tqdm=True,
             **settings,
         )
-        transformers.Trainer(
+        trainer(
             model=model,
             args=arguments,
             train_dataset=dataset,
@@ -117,6 +127,7 @@ def _run(
 
 
 def _collate(samples: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """A micro-batch as a model's keyword arguments."""
-    inputs, labels = zip(*samples, strict=True)
-    return {"inputs": torch.stack(inputs), "labels": torch.stack(labels)}
+    """A micro-batch as a model's keyword arguments; Trainer counts the labels that are not masked."""
+    inputs, targets = (torch.stack(each) for each in zip(*samples, strict=True))
+    labels = nn.functional.pad(targets.reshape(len(targets), -1), (1, 0), value=IGNORE_INDEX)
+    return {"inputs": inputs, "targets": targets, "labels": labels}

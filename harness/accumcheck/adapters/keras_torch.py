@@ -21,7 +21,7 @@ def train(task: Task, max_norm: float | None = None) -> None:
 
     class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         def __call__(self, step: Any) -> Any:
-            while task.scheduler.last_epoch < int(step):
+            while task.scheduler.last_epoch < int(keras.ops.convert_to_numpy(step)):
                 task.scheduler.step()
             return task.scheduler.get_last_lr()[0]
 
