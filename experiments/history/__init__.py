@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import tempfile
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from experiments.history.environments import UnavailableError, prepare, read
+from experiments.history.environments import UnavailableError, missing, prepare, read
 from experiments.lab.runner import Bench, Row
 
 
@@ -100,14 +99,16 @@ NAMES = {
 }
 COLOURS = {"equal": "#DDEEF8", "policy": "#FFF2CC", "differs": "#F6C6A6"}  # as in the matrix of frameworks
 UNKNOWN = "#F2F2F2"
+LABELS, ABOVE = 2.6, 2.9  # width of labels in cells, height of titles in rows
 SIGNS = {"equal": "=", "policy": "≈", "differs": "≠"}
-FIX = ("transformers", "4.45.2", "hf_trainer", "tokens")  # the last release before models were given the count
+FIX = ("transformers", "hf_trainer", "tokens")  # where the fix of October 2024 shows
+BEFORE, LOST = "4.45.2", "4.48.0"  # the last release without it, and one whose model that takes the count gets none
 
 
 def run(bench: Bench) -> pd.DataFrame:
     """A row for every cell of every release, and one for every setting that could not be read."""
-    quick = bench.quick  # what is installed here already, as a rule
-    releases = [release for release in RELEASES if not quick or release.title == "accelerate-1.15.0"]
+    here = [release for release in RELEASES if not missing(release.pins)]
+    releases = (here or RELEASES)[:1] if bench.quick else RELEASES  # quick is what needs no network
     with tempfile.TemporaryDirectory() as scratch:
         root = bench.partial / "environments" if bench.partial else Path(scratch)
         cases: list[Row] = [{"title": release.title, "root": str(root.absolute())} for release in releases]
@@ -176,13 +177,16 @@ def skipped(frame: pd.DataFrame) -> list[dict[str, str]]:
 def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     """The changes, the releases, what could not be read, and the kind of the token cell in each release."""
     changed, unread = changes(frame), skipped(frame)
-    package, before, name, column = FIX
+    package, name, column = FIX
     tokens = frame[(frame["name"] == name) & (frame["column"] == column)]
     releases = frame[["package", "version"]].drop_duplicates()
     count = {str(each): sum(row["package"] == each for row in changed) for each in releases["package"].unique()}
     moved = [f"{number} of {each}" for each, number in count.items() if number]
     still = [each for each, number in count.items() if not number]
-    right = [str(version) for version in tokens.loc[tokens["kind"] == "equal", "version"]]
+    right, wrong = (
+        [str(version) for version in tokens.loc[(tokens["kind"] == "equal") == equal, "version"]]
+        for equal in (True, False)
+    )
     return {
         "releases": {
             str(each): [str(version) for version in rows["version"]] for each, rows in releases.groupby("package")
@@ -193,20 +197,19 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
         "finding": (
             f"in {len(releases)} releases {len(changed)} cells changed from one to the next: "
             f"{', '.join(moved) or 'none'}, none of {', '.join(still) or 'another'}; {len(unread)} rows could not be "
-            f"read. Where a model uses the count, {package} is not right for token means in {before}, and is in "
-            f"{', '.join(right) or 'no release'}"
+            f"read. For token means {package} differs from the full batch in {', '.join(wrong) or 'no release'}, and "
+            f"equals it in {', '.join(right) or 'none'}, where the model uses the count"
         ),
     }
 
 
 def check(numbers: dict[str, Any]) -> None:
-    """Token means are wrong before the fix of October 2024 and right in each release after it; all is accounted for."""
-    package, before, _, _ = FIX
-    tokens = numbers["tokens"]
-    assert tokens.get(before) == "differs", f"{package} {before} is {tokens.get(before)} for tokens"
-    later = [release.version for release in RELEASES if release.package == package and release.version != before]
-    wrong = [version for version in later if tokens.get(version) != "equal"]
-    assert not wrong, f"{package} {', '.join(wrong)} is not right for tokens"
+    """Token means differ before the fix of October 2024, and once after it; all releases are accounted for."""
+    for release in RELEASES:
+        if release.package == FIX[0]:
+            due = "differs" if release.version in (BEFORE, LOST) else "equal"
+            found = numbers["tokens"].get(release.version)
+            assert found == due, f"{release.title}: token means are {found}, not {due}"
     for release in RELEASES:
         assert release.version in numbers["releases"].get(release.package, []), f"{release.title} is not in the table"
     for row in numbers["skipped"]:
@@ -214,58 +217,81 @@ def check(numbers: dict[str, Any]) -> None:
 
 
 def plot(frame: pd.DataFrame) -> Figure:
-    """A panel for each framework: a column for each release, a row for each behaviour that changed or differs."""
-    panels = list(_panels(frame))
-    heights = [len(rows) + 1.6 for _, _, rows in panels]
-    widest = max(len(versions) for _, versions, _ in panels)
-    figure = Figure(figsize=(11, 0.31 * sum(heights) + 0.5), layout="constrained")
-    axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
-    for axis, (package, versions, rows) in zip(axes, panels, strict=True):
-        _draw(axis, frame[frame["package"] == package], versions, rows)
-        axis.set(xlim=(-0.5, widest - 0.5), ylim=(len(rows) - 0.5, -0.5))
-    axes[-1].set_xlabel(
+    """A block for each framework: a column for each release, a row for each behaviour that changed or differs."""
+    first, *others = [Block.of(own) for _, own in frame.groupby("package", sort=False)]
+    left = [block for block in others if len(block.versions) > 2]
+    across = max(len(block.versions) for block in [*left, first][:-1] or [first])
+    columns = [(0.0, left), (across + 2.2, [block for block in others if block not in left])]
+    places, lowest = [(0.0, 0.0, first)], first.height
+    for x, blocks in columns:
+        y = first.height
+        for block in blocks:
+            places.append((x, y, block))
+            y += block.height
+        lowest = max(lowest, y)
+    width = max(x + len(block.versions) for x, _, block in places)
+    figure = Figure(figsize=(1.0 * (width + LABELS), 0.27 * lowest + 0.5), layout="constrained")
+    axis = figure.subplots()
+    for x, y, block in places:
+        _draw(axis, x, y, block)
+    axis.set(xlim=(-LABELS, width), ylim=(lowest, 0), xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    axis.set_xlabel(
         "= as full-batch training     ≈ another declared policy     ≠ differs, weight for the weight that is due\n"
-        "columns are releases; only behaviours that changed or differ have a row",
-        labelpad=8,
+        "only behaviours that changed or differ have a row"
     )
     return figure
 
 
-def _panels(frame: pd.DataFrame) -> Iterator[tuple[str, list[tuple[str, str]], list[tuple[str, str]]]]:
-    """Of each package its releases with their dates, and the settings' columns that changed or differ."""
-    for package, own in frame.groupby("package", sort=False):
-        versions = list(own[["version", "date"]].drop_duplicates().itertuples(index=False, name=None))
+@dataclass(frozen=True)
+class Block:
+    """One package: its releases with their dates, and the rows of the settings and columns that are drawn."""
+
+    title: str
+    versions: list[tuple[str, str]]
+    rows: list[tuple[str, str]]
+    cells: dict[tuple[str, str, str], Row]
+
+    @property
+    def height(self) -> float:
+        """In rows, with what stands above them."""
+        return len(self.rows) + ABOVE
+
+    @classmethod
+    def of(cls, own: pd.DataFrame) -> Block:
+        """That of the rows of one package."""
+        cells: list[Row] = [{str(key): value for key, value in row.items()} for row in own.to_dict("records")]
         rows = []
-        for name in dict.fromkeys(own["name"]):
-            cells = own[own["name"] == name]
+        for setting in dict.fromkeys(cell["setting"] for cell in cells):
             for column in COLUMNS:
-                kinds = cells.loc[cells["column"] == column, "kind"]
-                if set(kinds) - {"equal", "none"} or kinds.nunique() > 1:
-                    rows.append((str(name), column))
-        yield str(package), versions, rows
+                found = {(c["kind"], c["text"]) for c in cells if (c["setting"], c["column"]) == (setting, column)}
+                if len(found) > 1 or {kind for kind, _ in found} - {"equal", "none"}:
+                    rows.append((setting, column))
+        framework, package = cells[0]["framework"], cells[0]["package"]
+        return cls(
+            framework if package in framework.lower() else f"{framework} ({package})",
+            list(dict.fromkeys((cell["version"], cell["date"]) for cell in cells)),
+            rows,
+            {(cell["setting"], cell["column"], cell["version"]): cell for cell in cells},
+        )
 
 
-def _draw(axis: Axes, own: pd.DataFrame, versions: list[tuple[str, str]], rows: list[tuple[str, str]]) -> None:
-    cells = {(row["name"], row["column"], row["version"]): row for row in own.to_dict("records")}
-    settings = {row["name"]: row["setting"] for row in own.to_dict("records")}
-    for y, (name, column) in enumerate(rows):
-        for x, (version, _) in enumerate(versions):
-            cell = cells.get((name, column, version))
-            text = signed(cell) if cell else "not read"
+def _draw(axis: Axes, left: float, top: float, block: Block) -> None:
+    """A block whose first cell has its upper left corner there, below the names of its releases."""
+    axis.text(left, top + 0.85, block.title, fontsize=10, fontweight="bold", va="center")
+    for x, (version, date) in enumerate(block.versions):
+        axis.text(left + x + 0.5, top + ABOVE - 0.85, f"{version}\n{date}", fontsize=8, ha="center", va="center")
+    for row, (setting, column) in enumerate(block.rows):
+        y = top + ABOVE + row
+        new = not row or setting != block.rows[row - 1][0]
+        label = f"{textwrap.shorten(setting, 34)}: {column}" if new else column
+        axis.text(left - 0.08, y + 0.5, label, fontsize=8, ha="right", va="center")
+        if row and new:
+            axis.plot([left, left + len(block.versions)], [y, y], color="#333333", linewidth=0.9)
+        for x, (version, _) in enumerate(block.versions):
+            cell = block.cells.get((setting, column, version))
             colour = COLOURS.get(cell["kind"], UNKNOWN) if cell else UNKNOWN
-            axis.add_patch(Rectangle((x - 0.49, y - 0.45), 0.98, 0.9, facecolor=colour, edgecolor="none"))
-            wrapped = textwrap.fill(text, 22)
-            size = 6.5 if "\n" in wrapped else 8
-            axis.text(x, y, wrapped, ha="center", va="center", fontsize=size, linespacing=0.9)
-        if y and name != rows[y - 1][0]:
-            axis.axhline(y - 0.5, color="#555555", linewidth=0.8)
-    labels = [
-        f"{settings[name]}: {column}" if not y or name != rows[y - 1][0] else column
-        for y, (name, column) in enumerate(rows)
-    ]
-    axis.set_yticks(range(len(rows)), labels, fontsize=8.5)
-    axis.set_xticks(range(len(versions)), [f"{version}\n{date}" for version, date in versions], fontsize=8.5)
-    axis.xaxis.tick_top()
-    axis.set_title(f"{own['framework'].iloc[0]} ({own['package'].iloc[0]})", loc="left", fontsize=10, fontweight="bold")
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
+            axis.add_patch(Rectangle((left + x + 0.02, y + 0.05), 0.96, 0.9, facecolor=colour, edgecolor="none"))
+            text = textwrap.fill(signed(cell) if cell else "not read", 18)
+            size = 6.2 if "\n" in text else 7.5
+            axis.text(left + x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=size, linespacing=0.95)
