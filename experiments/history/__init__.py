@@ -1,6 +1,6 @@
 """Claim: what a framework does with gradient accumulation comes and goes with its releases.
 
-``python -m experiments history`` (installs old releases with pip: minutes, and some 300 MB)
+``python -m experiments history`` (installs old releases with pip: minutes, and a gigabyte)
 
 Each release is installed into an environment of its own, which is kept, and read there by ``accumcheck frameworks``,
 with the torch that is here. A release that cannot be installed or read is in the table with the reason. Dates are those

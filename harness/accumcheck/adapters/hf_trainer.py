@@ -100,7 +100,7 @@ def _run(
     if "train_sampling_strategy" in inspect.signature(transformers.TrainingArguments).parameters:
         settings["train_sampling_strategy"] = "sequential"
     else:  # 4.57 and before shuffle, unless a method says otherwise
-        trainer = type("Trainer", (trainer,), {"_get_train_sampler": lambda self, *_: SequentialSampler(dataset)})
+        trainer = type("Trainer", (trainer,), {"_get_train_sampler": lambda self, *_: SequentialSampler(task.dataset)})
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
