@@ -58,8 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
             )
             if not bench.quick and (complaint := complaint_of(experiment.check, numbers)):
                 console.print(f"[bold red]not as claimed:[/bold red] {complaint}", highlight=False)
-    for finished in (options.results / "partial").glob("**/*.jsonl"):  # what takes long to install stays beside them
-        finished.unlink()
+            for finished in [*bench.kept(name), *bench.kept(f"{name}.*")]:  # another run's stay, and environments
+                finished.unlink()
     return 0
 
 

@@ -13,8 +13,8 @@ from accumcheck.adapters import ADAPTERS
 from accumcheck.adapters.conformance import COLUMNS
 
 from experiments import history
-from experiments.history import environments
-from experiments.history.environments import TORCH, UnavailableError, install_command, prepare, read, rows_of
+from experiments.lab import environments
+from experiments.lab.environments import TORCH, UnavailableError, install_command, prepare, read, rows_of
 from experiments.lab.writer import RESULTS
 
 COMMITTED = pd.read_csv(RESULTS / "data/history.csv", dtype=str, keep_default_na=False)

@@ -25,7 +25,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from experiments.frameworks.document import markdown, signed
+from experiments.frameworks.elsewhere import packages, rows_of
 from experiments.lab import look
+from experiments.lab.environments import UnavailableError
 from experiments.lab.runner import Bench, Row
 
 THREADS = Path(__file__).parent / "threads.tsv"
@@ -46,6 +48,7 @@ SAYS = {
     "all": "differs in every update",
     "none": "does not occur, or is yours",
 }
+QUICK = ("accelerate", "nanogpt", "book_before", "book_after")
 EVERY = ("full window", "clipping", "schedule")  # columns about all updates
 BY_NAME = {adapter.id: adapter for adapter in ADAPTERS}
 
@@ -53,25 +56,44 @@ BY_NAME = {adapter.id: adapter for adapter in ADAPTERS}
 def run(bench: Bench) -> pd.DataFrame:
     """A row for every cell, and for every weight of the readings that the heat maps show."""
     names = [name for name, adapter in BY_NAME.items() if adapter.version]
-    if missing := sorted({BY_NAME[name].package for name in BY_NAME if name not in names}):
-        warnings.warn(f"not installed, and left out: {', '.join(missing)}", stacklevel=2)
     if bench.quick:
-        names = ["accelerate", "nanogpt", "book_before", "book_after"]
-    return pd.DataFrame(bench.map(measure, [{"name": name} for name in names]))
+        return pd.DataFrame(bench.map(measure, [{"name": name} for name in QUICK]))
+    cases: list[Row] = [{"name": name} for name in names]
+    root = str((bench.partial / "environments").absolute()) if bench.partial else ""
+    rows = bench.map(measure, cases) + bench.map(measure_elsewhere, [{"package": p, "root": root} for p in packages()])
+    frame = pd.DataFrame(rows)
+    if missing := sorted(set(BY_NAME) - set(frame["name"])):
+        warnings.warn(f"not read, and left out: {', '.join(missing)}", stacklevel=2)
+    order = {name: place for place, name in enumerate(BY_NAME)}
+    return frame.sort_values("name", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
 
 def measure(name: str) -> list[Row]:
     """All rows of one framework in one setting."""
+    return _rows(name, conformance(BY_NAME[name]).as_dict())
+
+
+def measure_elsewhere(package: str, root: str) -> list[Row]:
+    """The same of all settings of a framework in an environment of its own; none if that cannot be had."""
+    try:
+        found = rows_of(package, root)
+    except UnavailableError as error:
+        warnings.warn(f"{package}: {error}", stacklevel=2)
+        return []
+    return [row for name, each in found.items() for row in _rows(name, each)]
+
+
+def _rows(name: str, found: Row) -> list[Row]:
     adapter = BY_NAME[name]
-    named = dict(zip(NAMED, (name, adapter.framework, adapter.setting, adapter.release, adapter.target), strict=True))
-    found = conformance(adapter)
+    values = (name, adapter.framework, adapter.setting, found["release"], adapter.target)
+    named = dict(zip(NAMED, values, strict=True))
     cells = [
-        {**named, "part": "cell", "column": column, "kind": cell.kind, "text": cell.text}
-        for column, cell in found.cells.items()
+        {**named, "part": "cell", "column": column, "kind": cell["kind"], "text": cell["text"]}
+        for column, cell in found["cells"].items()
     ]
     weights = [
         {**named, "part": "weight", "step": step, "sample": sample, "weight": weight}
-        for step, row in enumerate(found.tail.matrix)
+        for step, row in enumerate(found["tail"])
         for sample, weight in enumerate(row)
     ]
     return [*cells, *weights]
@@ -168,9 +190,9 @@ def plot(frame: pd.DataFrame) -> Figure:
                 fontsize=8.5,
                 linespacing=1.0,
             )
+    releases = cells.drop_duplicates("name").set_index("name")["release"]
     labels = [
-        f"{BY_NAME[name].framework} ({BY_NAME[name].release})\n{textwrap.shorten(BY_NAME[name].setting, 40)}"
-        for name in names
+        f"{BY_NAME[name].framework} ({releases[name]})\n{textwrap.shorten(BY_NAME[name].setting, 40)}" for name in names
     ]
     axis.set_yticks(range(len(names)), labels, fontsize=8.5)
     axis.set_xticks(range(len(columns)), [textwrap.fill(column, 12) for column in columns], fontsize=9.5)

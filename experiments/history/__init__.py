@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from experiments.history.environments import UnavailableError, missing, prepare, read
+from experiments.lab.environments import UnavailableError, missing, prepare, read
 from experiments.lab.runner import Bench, Row
 
 
@@ -53,6 +53,7 @@ def _transformers(version: str, date: str, accelerate: str, tokenizers: str, hub
 
 
 OLD = ("packaging==24.2", "fsspec==2024.12.0")  # lightning 2.0 to 2.4 ask for less than 25, and for less than 2025
+OLDEST = ("setuptools==75.8.0",)  # newer ones have no pkg_resources
 APPS = (  # lightning 2.0 imports its apps, and those all this
     *("fastapi==0.103.2", "starlette==0.27.0", "pydantic==1.10.21", "anyio==3.7.1", "croniter==1.4.1", "pytz==2024.2"),
     *("arrow==1.3.0", "backoff==2.2.1", "beautifulsoup4==4.12.3", "soupsieve==2.6", "dateutils==0.6.12"),
@@ -70,12 +71,12 @@ RELEASES = (
     _transformers("4.50.3", "2025-03-28", "1.5.2", "0.21.1", "0.29.3"),
     _transformers("4.57.6", "2026-01-16", "1.12.0", "0.22.2", "0.36.0"),
     _transformers("5.24.0", "2026-11-21", "1.15.0", "0.23.3", "2.4.0"),
-    Release("accelerate", "0.20.3", "2023-06-08"),
+    Release("accelerate", "0.20.3", "2023-06-08", OLDEST),
     Release("accelerate", "0.34.2", "2024-09-05"),
     Release("accelerate", "1.0.1", "2024-10-12"),
     Release("accelerate", "1.15.0", "2026-09-09"),
-    Release("lightning", "2.0.9.post0", "2023-09-28", OLD + APPS),
-    Release("lightning", "2.2.5", "2024-05-22", OLD),
+    Release("lightning", "2.0.9.post0", "2023-09-28", OLD + OLDEST + APPS),
+    Release("lightning", "2.2.5", "2024-05-22", OLD + OLDEST),
     Release("lightning", "2.4.0", "2024-08-07", OLD),
     Release("lightning", "2.6.6", "2026-09-10"),
     Release("skorch", "0.15.0", "2023-09-04"),
@@ -237,7 +238,7 @@ def plot(frame: pd.DataFrame) -> Figure:
     axis.set(xlim=(-LABELS, width), ylim=(lowest, 0), xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     axis.set_xlabel(
-        "= as full-batch training     ≈ another declared policy     ≠ differs, weight for the weight that is due\n"
+        "= as full-batch training     ≈ another policy     ≠ differs, the weight for the weight that it should be\n"
         "only behaviours that changed or differ have a row"
     )
     return figure

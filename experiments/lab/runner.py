@@ -73,6 +73,10 @@ class Bench:
                 pool.shutdown(cancel_futures=True)
                 raise
 
+    def kept(self, name: str) -> list[Path]:
+        """The files of finished cases under a name, or a pattern of names."""
+        return list(self.partial.glob(f"{name}.jsonl")) if self.partial else []
+
     def _path(self, name: str) -> Path | None:
         return self.partial / f"{name}.jsonl" if self.partial else None
 

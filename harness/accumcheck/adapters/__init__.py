@@ -101,6 +101,8 @@ class Reader(Adapter):
 NANOGPT = "https://github.com/karpathy/nanoGPT/blob/3adf61e154c3/train.py"
 TORCHTUNE = "https://github.com/meta-pytorch/torchtune/blob/"
 FINETUNE = "/recipes/full_finetune_single_device.py"
+TIMM = "https://github.com/huggingface/pytorch-image-models/blob/v1.0.28/"
+ULTRALYTICS = "https://github.com/ultralytics/ultralytics/blob/v8.4.190/ultralytics/"
 BOOK = "https://github.com/rasbt/LLMs-from-scratch/blob/"
 BEFORE = "/ch06/02_bonus_additional-experiments/additional-experiments.py"
 
@@ -154,6 +156,48 @@ ADAPTERS = (
     Adapter("skorch_accelerate", "skorch", "AccelerateMixin", "skorch", file="skorch", function="accelerate"),
     Adapter("fastai", "fastai", "GradientAccumulation(b·k)", "fastai"),
     Adapter("keras_torch", "Keras on torch", "gradient_accumulation_steps=k", "keras"),
+    Adapter("trl", "TRL", "SFTTrainer", "trl"),
+    Adapter("trl_no_count", "TRL", "SFTTrainer, model without loss arguments", "trl", file="trl", function="no_count"),
+    Adapter(
+        "trl_dpo", "TRL", "DPOTrainer", "trl", file="trl", function="dpo",
+        absent=(("tokens", "trl/trainer/dpo_trainer.py:1304,1528"),),
+    ),
+    Adapter("litgpt", "LitGPT", "finetune_full", "litgpt", clips=False),
+    Adapter("deepspeed", "DeepSpeed", "gradient_accumulation_steps=k", "deepspeed"),
+    Adapter(
+        "deepspeed_boundary_set", "DeepSpeed", "set_gradient_accumulation_boundary", "deepspeed", file="deepspeed",
+        function="boundary_set",
+    ),
+    Adapter("mmengine", "MMEngine", "Runner, accumulative_counts=k", "mmengine"),
+    Adapter(
+        "mmengine_optim_wrapper", "MMEngine", "OptimWrapper in a loop of one's own", "mmengine", file="mmengine",
+        function="optim_wrapper", yours=("schedule",),
+    ),
+    Adapter("speechbrain", "SpeechBrain", "grad_accumulation_factor=k", "speechbrain", yours=("schedule",)),
+    Adapter("composer", "Composer", "device_train_microbatch_size=b", "mosaicml"),
+    Adapter(
+        "composer_on_tokens", "Composer", "accumulate_train_batch_on_tokens", "mosaicml", file="composer",
+        function="on_tokens",
+    ),
+    Adapter(
+        "timm", "timm", "train.py", "torch", source="timm 1.0.28",
+        absent=(
+            ("short last micro-batch", f"{TIMM}timm/data/loader.py#L353"), ("tokens", f"{TIMM}train.py#L833-L855"),
+        ), group="recipe",
+    ),
+    Adapter(
+        "ultralytics", "Ultralytics", "detection, no warm-up", "torch", clips=False, source="ultralytics 8.4.190",
+        group="recipe",
+    ),
+    Adapter(
+        "ultralytics_classify", "Ultralytics", "classification, no warm-up", "torch", clips=False, file="ultralytics",
+        function="classify", source="ultralytics 8.4.190",
+        absent=(("tokens", f"{ULTRALYTICS}utils/loss.py#L1027-L1028"),), group="recipe",
+    ),
+    Adapter(
+        "ultralytics_warmup", "Ultralytics", "detection, warm-up", "torch", clips=False, file="ultralytics",
+        function="warmup", source="ultralytics 8.4.190", group="recipe",
+    ),
     Reader("optax", "Optax", "MultiSteps", "optax", function="read"),
     Adapter(
         "pytorch_amp", "PyTorch", "recipe of the AMP examples", "torch", file="recipes", function="pytorch_amp",

@@ -56,6 +56,7 @@ class Cell:
         return self.text
 
 
+DESIGN = "as without accumulation"  # a loop that sums, say, whatever k is
 EQUAL, OWN_STEP = Cell("equal", "equal"), Cell("own step", "equal")
 ABSENT, YOURS = Cell("does not occur", "none"), Cell("yours to write", "none")
 
@@ -80,11 +81,18 @@ class Conformance:
         return [MARKS[cell.kind] for cell in self.cells.values()]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Plain values, for JSON; ``tail`` are the weights at ``TAIL``, a row for each update."""
         adapter = self.adapter
         named = {"name": adapter.id, "framework": adapter.framework, "setting": adapter.setting}
         found = {c: {"kind": v.kind, "text": v.text, "finding": v.finding} for c, v in self.cells.items()}
-        return {**named, "release": adapter.release, "version": adapter.version, "loop": adapter.target, "cells": found}
+        return {
+            **named,
+            "release": adapter.release,
+            "version": adapter.version,
+            "loop": adapter.target,
+            "cells": found,
+            "tail": self.tail.matrix,
+        }
 
 
 def conformance(adapter: Adapter) -> Conformance:
@@ -122,11 +130,18 @@ def _finding(read: Sequence[Evidence], objective: Objective = "sample") -> str:
     return next((f.id for f in found if f.id not in APART), "")
 
 
+def _as_own(read: Sequence[Evidence]) -> bool:
+    """Whether a loop that is none of full-batch training makes the same updates without accumulation."""
+    return all(e.small.own is not None and same(e.small.ours.matrix, e.small.own.matrix) for e in read)
+
+
 def _full_window(read: Evidence) -> Cell:
     """The first update, against the first window."""
     matrix, finding = read.small.ours.matrix, _finding([read])
     if not finding:
         return EQUAL
+    if matrix and _as_own([read]):
+        return Cell(DESIGN, "policy", finding)
     if not matrix:
         return Cell("no step", finding=finding)
     row, b, k = matrix[0], FULL.micro_batch_size, FULL.accumulation_steps
@@ -171,8 +186,10 @@ def _end(matrix: Sequence[Row], sizes: Sizes, finding: str) -> Cell:
     last = [row for row in matrix if row[tail[-1]]]
     if len(last) < sizes.epochs:
         return Cell("dropped", "policy", finding)
-    row, due = last[-1], 1 / len(tail)
-    if _support(row) == set(tail) and all(close(row[i], due) for i in tail):
+    row = last[-1]
+    inside = _support(row)
+    whole = all(sum(1 for each in matrix if each[i]) >= sizes.epochs for i in tail)  # none of its samples is lost
+    if whole and inside <= set(tail) and all(close(row[i], 1 / len(inside)) for i in inside):
         return EQUAL
     big = sizes.effective_batch_size
     if len(_support(row)) == big and all(close(row[i], 1 / big) for i in _support(row)):
@@ -203,6 +220,8 @@ def _short(read: Evidence) -> Cell:
     row = next((row for row in read.small.ours.matrix if row[last]), None)
     if row is None:
         return Cell("dropped", "policy", finding)
+    if _as_own([read]):
+        return Cell(DESIGN, "policy", finding)
     drawn = round(sum(row) / row[last])
     if drawn > SHORT.effective_batch_size:  # the next epoch's first samples are there as well
         return Cell(f"a window of {drawn} samples for {SHORT.effective_batch_size}", finding=finding)
@@ -216,6 +235,8 @@ def _tokens(read: Evidence) -> Cell:
         return EQUAL
     if not reading.matrix:
         return Cell("no step", finding=finding)
+    if _as_own([read]):
+        return Cell(DESIGN, "policy", finding)
     due = window_mean(TOKENS, reading.units)[0]
     ratios = [weight / float(wanted) for weight, wanted in zip(reading.matrix[0], due, strict=True) if wanted]
     return Cell(f"{exact(min(ratios))} to {exact(max(ratios))} ×", finding=finding)
@@ -232,7 +253,9 @@ def _schedule(pair: Pair) -> Cell:
         sorted({round(log(b / a) / log(DECAY), 6) for a, b in pairwise(each)}) for each in (rates, own)
     )  # fmt: skip
     if moves == wanted:
-        ahead = log(rates[0] / own[0]) / log(DECAY) if own[0] else 0.0
+        ahead = log(rates[0] / own[0]) / log(DECAY)
+        if close(ahead, 0):
+            return Cell("moves at other updates", finding=finding)
         return Cell(f"{abs(ahead):.3g} of a step {'ahead' if ahead > 0 else 'behind'}", finding=finding)
     return Cell(f"moves {' or '.join(f'{move:.3g}' for move in moves)} steps per update", finding=finding)
 
@@ -268,7 +291,9 @@ def _weights(row: Row, window: Sequence[int]) -> str:
     there = " and ".join(dict.fromkeys(str(exact(row[i])) for i in window))
     others = len(_support(row) - set(window))
     due = Fraction(1, len(window))
-    return (there if there == str(due) else f"{there} for {due}") + f", with {others} others" * bool(others)
+    return (there if there == str(due) else f"{there} for {due}") + f", with {others} other{'s' * (others > 1)}" * bool(
+        others
+    )
 
 
 def _support(row: Row) -> set[int]:

@@ -47,13 +47,17 @@ def missing(pins: Iterable[str]) -> list[str]:
     return [pin for pin in pins if not _has(*pin.split("=="))]
 
 
-def install_command(folder: Path, pins: Sequence[str]) -> list[str]:
-    """pip of the running interpreter, for another environment: these wheels, and none that they ask for."""
+def install_command(folder: Path, pins: Sequence[str], built: Sequence[str] = ()) -> list[str]:
+    """pip of the running interpreter, for another environment: these wheels, and none that they ask for; those named
+    ``built`` are built, with what is borrowed."""
     pip = [sys.executable, "-m", "pip", "--python", str(_python(folder)), "install", "--quiet", "--no-input"]
-    return [*pip, "--no-deps", "--only-binary", ":all:", "--constraint", str(folder / "constraints.txt"), *pins]
+    pip += ["--no-deps", "--only-binary", ":all:", "--constraint", str(folder / "constraints.txt")]
+    if built:
+        pip += ["--no-build-isolation", "--no-binary", ",".join(built)]
+    return [*pip, *pins]
 
 
-def prepare(name: str, pins: Sequence[str], root: Path) -> Path:
+def prepare(name: str, pins: Sequence[str], root: Path, built: Sequence[str] = ()) -> Path:
     """The environment of these pins, which is made if it is not there whole; UnavailableError if pip says no."""
     folder, needed = folder_of(name, pins, root), missing(pins)
     made = folder / MADE
@@ -61,14 +65,22 @@ def prepare(name: str, pins: Sequence[str], root: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
         (folder / "constraints.txt").write_text("\n".join([TORCH, *pins]) + "\n")
+        _borrow(folder)
         if needed:
-            done = _run(install_command(folder, needed))
+            done = _run(install_command(folder, needed, built))
             if done.returncode:
                 raise UnavailableError(last_line(done.stderr))
+        if torch.version.cuda is None:
+            for library in folder.glob("lib/python*/site-packages/torchaudio/lib/*.so"):
+                library.unlink()  # they are linked to CUDA's torch; without them it imports as pure Python
         made.write_text(json.dumps(needed))
+    _borrow(folder)
+    return folder
+
+
+def _borrow(folder: Path) -> None:
     [site] = folder.glob("lib/python*/site-packages")
     (site / "borrowed.pth").write_text("\n".join(_borrowed()) + "\n")
-    return folder
 
 
 def read(folder: Path, names: Sequence[str], pins: Iterable[str]) -> tuple[dict[str, Row], Words, Words]:
@@ -93,7 +105,7 @@ def rows_of(printed: str) -> dict[str, Row]:
         rows = json.loads(printed.strip().rpartition("\n")[2])
     except ValueError:
         return {}
-    return {row["name"]: {key: row[key] for key in ("framework", "setting", "version", "cells")} for row in rows}
+    return {row["name"]: {key: value for key, value in row.items() if key != "name"} for row in rows}
 
 
 def reason_of(name: str, said: str) -> str:
@@ -112,6 +124,7 @@ def _run(command: Sequence[str], folder: str | None = None) -> subprocess.Comple
     """The finished command; UnavailableError if it does not finish."""
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     variables |= {"PYTHONPATH": str(ROOT / "harness"), "PYTHONNOUSERSITE": "1", "OMP_NUM_THREADS": "1"}
+    variables |= {"DS_BUILD_OPS": "0", "DS_ACCELERATOR": "cpu"}  # DeepSpeed asks for a compiler and a device otherwise
     try:
         return subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=60 * MINUTES, env=variables, cwd=folder
