@@ -95,8 +95,15 @@ def test_packages_of_the_environment_come_before_the_borrowed_ones(tmp_path):
 
 def test_rows_are_read_by_their_names_whatever_is_printed_before():
     rows = rows_of("a framework greets\n" + json.dumps([ROW]) + "\n")
-    assert rows == {"accelerate": {key: ROW[key] for key in ("framework", "setting", "version", "cells")}}
+    assert rows == {"accelerate": {key: value for key, value in ROW.items() if key != "name"}}
     assert rows_of("Traceback") == rows_of("") == {}
+
+
+def test_what_has_no_wheel_is_built_with_what_is_borrowed(tmp_path):
+    plain = install_command(tmp_path, ["a==1"])
+    assert "--no-build-isolation" not in plain
+    built = install_command(tmp_path, ["a==1", "b==2"], ["b"])
+    assert built[-5:] == ["--no-build-isolation", "--no-binary", "b", "a==1", "b==2"]
 
 
 def test_what_is_imported_must_be_what_is_pinned(tmp_path, commands):
