@@ -19,8 +19,9 @@
 
 # %% tags=["hide-input"]
 import sys
+from pathlib import Path
 
-from IPython.display import Image, display
+from IPython.display import HTML, Image, display
 
 sys.path.insert(0, "..")  # the experiments lie beside this folder
 
@@ -280,7 +281,7 @@ display(Image(url="../results/figures/precision.svg"))
 # %% tags=["hide-input"]
 # Alt: A table of settings of frameworks and recipes by eight behaviours. Full windows equal full-batch training nearly everywhere; tails, short micro-batches and tokens mostly do not.
 # Caption: Weights that frameworks give, for the weights that they should be, in the versions named.
-display(Image(url="../results/figures/frameworks.svg"))
+display(HTML(Path("../results/frameworks.html").read_text()))
 
 # %% [markdown]
 # And it depends on the model. {{ architectures.finding | sentence }}. The cause of the first is

@@ -179,3 +179,19 @@ def test_what_does_not_occur_or_is_left_to_the_user_is_no_difference():
     cells = conformance(adapter).cells
     assert (cells["tokens"].text, cells["tokens"].kind) == ("does not occur", "none")
     assert (cells["schedule"].text, cells["schedule"].kind) == ("yours to write", "none")
+
+
+def test_windows_that_run_on_may_end_with_a_short_one():
+    """Part of the last tail went into the window before; what is left is divided by its own size."""
+
+    def streams_to_the_end(task):
+        batches = [batch for _ in range(task.epochs) for batch in task.loader]
+        for window in loops.windows(batches, task.accumulation_steps):
+            for inputs, targets in window:
+                (task.loss_fn(task.model(inputs), targets) / len(window)).backward()
+            task.optimizer.step()
+            task.optimizer.zero_grad()
+
+    cells = conformance(Loop("x", "", "", "torch", False, train=streams_to_the_end)).cells
+    assert (cells["tail"].text, cells["last window"].text) == ("stream", "own step")
+    assert cells["last window"].kind == "equal"

@@ -1,12 +1,15 @@
 """The matrix of frameworks: its table, what colours a cell, and what is read in environments of their own."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from accumcheck.adapters import ADAPTERS
 
 from experiments import frameworks
-from experiments.frameworks import elsewhere, severity
-from experiments.lab.environments import UnavailableError
+from experiments.frameworks import document, elsewhere, severity
+from experiments.frameworks.document import html, markdown
+from experiments.lab.environments import UnavailableError, audited, prepare
 from experiments.lab.runner import Bench
 from experiments.lab.writer import RESULTS
 
@@ -53,6 +56,34 @@ def test_an_environment_that_cannot_be_made_says_so(monkeypatch):
         elsewhere.rows_of("trl", "")
 
 
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Where environments are made: where those of ``make results`` are, if they are there."""
+    kept = RESULTS / "partial" / "environments"
+    return kept if kept.is_dir() else tmp_path_factory.mktemp("environments")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", elsewhere.PINS)
+def test_the_committed_matrix_is_what_a_framework_does_in_its_own_environment(package, root):
+    table = pd.read_csv(RESULTS / "data/frameworks.csv", keep_default_na=False)
+    for name, row in elsewhere.rows_of(package, str(root)).items():
+        own = table[table["name"] == name]
+        assert dict(zip(own["column"], own["text"], strict=True)) == {c: v["text"] for c, v in row["cells"].items()}
+        assert own["release"].unique().tolist() == [row["release"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("samples", "findings"), [("31", ["mean-of-means"]), ("22", [])])
+def test_the_trainer_of_sentence_transformers_does_what_trainer_does_without_a_count(root, samples, findings):
+    """A short micro-batch weighs as much as a full one; a tail of 3 micro-batches is right."""
+    [(script, pins)] = elsewhere.SCRIPTS.items()
+    folder = prepare("sentence-transformers", pins, root)
+    report = audited(folder, Path(elsewhere.__file__).parent / "scripts" / script, samples)
+    assert [finding["id"] for finding in report["findings"]] == findings
+    assert report["verdict"] == ("diverges" if findings else "equivalent")
+
+
 @pytest.mark.parametrize(
     ("kind", "column", "documented", "colour"),
     [
@@ -78,3 +109,26 @@ def test_counts_are_of_the_table():
     own = other[other["name"].isin(frameworks.QUICK)]
     assert numbers["other"] == len(own)
     assert numbers["neither"] == int(((own["documented"] == "no") & (own["thread"] == "")).sum())
+
+
+def test_the_table_of_the_page_has_every_cell_and_its_details():
+    table = pd.read_csv(RESULTS / "data/frameworks.csv", keep_default_na=False)
+    page = (RESULTS / "frameworks.html").read_text()
+    assert page == html(table)
+    assert page.count("<td ") == len(table)
+    assert page.count("<details>") == int((table[["documented", "source", "thread", "note"]] != "").any(axis=1).sum())
+    assert page.index("swallows it in **kwargs") < page.index("model uses num_items_in_batch")  # what spoils most first
+    assert '<a href="https://github.com/huggingface/transformers/issues/47688">issues/47688</a>' in page
+    for says in frameworks.SAYS.values():
+        assert f">{says}</span>" in page
+    assert markdown(table) == (RESULTS / "frameworks.md").read_text()
+
+
+def test_text_of_a_cell_cannot_break_the_table():
+    row = {"kind": "differs", "text": "1 < 2", "severity": "some", "documented": "no", "documented_where": "a <b>",
+           "source": "https://x.org/a#L1; b.py:2", "thread": "", "note": "see & say"}  # fmt: skip
+    shown = document._html_cell(row)
+    assert "1 &lt; 2" in shown
+    assert "Not documented (looked in a &lt;b&gt;)." in shown
+    assert '<a href="https://x.org/a#L1">x.org/a#L1</a>; b.py:2.' in shown
+    assert "See &amp; say." in shown

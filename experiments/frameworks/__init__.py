@@ -24,7 +24,7 @@ from accumcheck.programs.simulate import window_mean
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from experiments.frameworks.document import markdown, signed
+from experiments.frameworks.document import COLOURS, SAYS, html, markdown, signed
 from experiments.frameworks.elsewhere import packages, rows_of
 from experiments.lab import look
 from experiments.lab.environments import UnavailableError
@@ -32,22 +32,6 @@ from experiments.lab.runner import Bench, Row
 
 THREADS = Path(__file__).parent / "threads.tsv"
 NAMED = ["name", "framework", "setting", "release", "loop"]
-COLOURS = {
-    "equal": "#DDEEF8",
-    "documented": "#E6E0F0",
-    "policy": "#FFF2CC",
-    "some": "#F9D9BE",
-    "all": "#F0A583",
-    "none": "#F2F2F2",
-}
-SAYS = {
-    "equal": "as full-batch training",
-    "documented": "differs, as documented",
-    "policy": "another policy",
-    "some": "differs in some updates",
-    "all": "differs in every update",
-    "none": "does not occur, or is yours",
-}
 QUICK = ("accelerate", "nanogpt", "book_before", "book_after")
 EVERY = ("full window", "clipping", "schedule")  # columns about all updates
 BY_NAME = {adapter.id: adapter for adapter in ADAPTERS}
@@ -232,5 +216,6 @@ def figures(frame: pd.DataFrame) -> dict[str, Figure]:
 
 
 def documents(frame: pd.DataFrame) -> dict[str, str]:
-    """The matrix in Markdown."""
-    return {"frameworks.md": markdown(tables(frame)["frameworks"])}
+    """The matrix in Markdown, and as a table of a web page."""
+    cells = tables(frame)["frameworks"]
+    return {"frameworks.md": markdown(cells), "frameworks.html": html(cells)}

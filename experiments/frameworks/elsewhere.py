@@ -33,6 +33,8 @@ PINS = {
     ),
 }  # fmt: skip
 BUILT = ("deepspeed",)  # there is no wheel
+# Whose trainer is one of the matrix; its script is in the folder beside this file.
+SCRIPTS = {"sentence_transformers_pairs.py": ("sentence-transformers==6.2.0", *PINS["trl"][1:])}
 
 
 def packages() -> list[str]:

@@ -99,6 +99,16 @@ def read(folder: Path, names: Sequence[str], pins: Iterable[str]) -> tuple[dict[
     return rows, {name: reason_of(name, done.stderr) for name in names if name not in rows}, versions
 
 
+def audited(folder: Path, script: Path, *arguments: str) -> Row:
+    """What ``accumcheck run`` says of a whole script there; UnavailableError if it says nothing."""
+    done = _run([str(_python(folder)), "-P", "-m", "accumcheck", "run", "--json", str(script), *arguments])
+    try:
+        report: Row = json.loads(done.stdout.strip().rpartition("\n")[2])
+    except ValueError as error:
+        raise UnavailableError(last_line(done.stderr)) from error
+    return report
+
+
 def rows_of(printed: str) -> dict[str, Row]:
     """The rows of the list that is printed last, by their names; none if there is no list."""
     try:

@@ -190,7 +190,7 @@ def _end(matrix: Sequence[Row], sizes: Sizes, finding: str) -> Cell:
     inside = _support(row)
     whole = all(sum(1 for each in matrix if each[i]) >= sizes.epochs for i in tail)  # none of its samples is lost
     if whole and inside <= set(tail) and all(close(row[i], 1 / len(inside)) for i in inside):
-        return EQUAL
+        return EQUAL if inside == set(tail) else OWN_STEP
     big = sizes.effective_batch_size
     if len(_support(row)) == big and all(close(row[i], 1 / big) for i in _support(row)):
         return Cell("stream", "policy", finding)
