@@ -27,7 +27,11 @@ def printed(code, folder):
 def test_a_reproduction_prints_what_its_report_says(report, tmp_path):
     text = report.read_text()
     [versions] = re.findall(r"^Versions?: (.*)$", text, re.MULTILINE)
-    for name, version in re.findall(r"([\w-]+) (\d+\.\d+\.\d+)", versions):
+    named = re.findall(r"([\w-]+) (\d+\.\d+\.\d+)", versions)
+    for name, _ in named:  # torchvision, which Ultralytics needs, would break other frameworks beside torch for CPUs
+        if not any(metadata.distributions(name=name)):
+            pytest.skip(f"{name} is not installed: run by hand, in an environment of its own")
+    for name, version in named:
         assert metadata.version(name).partition("+")[0] == version, f"{report.name} is about {name} {version}"
     assert printed(block(text, "python"), tmp_path) == block(text, "text")
 
@@ -40,5 +44,5 @@ def test_a_report_whose_numbers_are_not_printed_is_found(tmp_path):
 def test_every_report_has_its_parts():
     for report in REPORTS:
         text = report.read_text()
-        for part in ("## Reproduction", "Expected", "## Cause", "https://github.com/"):
+        for part in ("## Reproduction", "Expected", "## Cause", "https://github.com/", "Tried", "No duplicate found"):
             assert part in text, f"{report.name} has no {part!r}"
