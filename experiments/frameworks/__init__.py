@@ -184,6 +184,9 @@ def plot(frame: pd.DataFrame) -> Figure:
     axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(names) - 0.5, -0.5))
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
+    axis.set_xlabel(
+        "= as full-batch training     ≈ another policy     ≠ differs: a weight, for the one that it should be"
+    )
     patches = [Patch(facecolor=COLOURS[name], label=says) for name, says in SAYS.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
