@@ -591,18 +591,18 @@ def script_lines(script: str, judged: Judgement, failure: str | None, width: int
     lines += _hung(f"{MARKS[judged.verdict]} {script} {says}", width)
     lines += _wrapped(f"Accumulation steps: {judged.k} ({judged.source})", "  ", width)
     # Optimizers of which the same is to be said stand over it together.
-    said: dict[tuple[object, ...], list[int]] = {}
+    said: dict[tuple[Verdict, str, int, tuple[str, ...]], list[int]] = {}
     for number, each in enumerate(judged.optimizers):
-        said.setdefault((each.verdict, each.name, each.updates, *_optimizer(each, judged, width)), []).append(number)
-    for numbers in said.values():
-        each = judged.optimizers[numbers[0]]
+        body = tuple(_optimizer(each, judged, width))
+        said.setdefault((each.verdict, each.name, each.updates, body), []).append(number)
+    for (verdict, name, updates, body), numbers in said.items():
         if len(judged.optimizers) > 1:
             count = len(judged.optimizers)
             which = f"Optimizer{'s' * (len(numbers) > 1)} {runs([n + 1 for n in numbers])} of {count}"
             which = f"All {count} optimizers" if len(numbers) == count else which
-            what = f"{each.name}, {_many(each.updates, 'update')}{' each' * (len(numbers) > 1)}"
-            lines += ["", *_wrapped(f"{MARKS[each.verdict]} {which}: {what}", "  ", width)]
-        lines += _optimizer(each, judged, width)
+            what = f"{name}, {_many(updates, 'update')}{' each' * (len(numbers) > 1)}"
+            lines += ["", *_wrapped(f"{MARKS[verdict]} {which}: {what}", "  ", width)]
+        lines += body
     for what, reasons in (
         ("Not judged", judged.reasons), ("Taken for granted", judged.premises), ("Not seen in this run", judged.unseen),
     ):  # fmt: skip

@@ -40,7 +40,6 @@ COLUMNS = {
 MARKS = {"equal": "=", "policy": "o", "differs": "x", "none": "."}
 LEGEND = "= as full-batch training   o another policy   x different   . does not occur, or yours to write"
 APART = ("scheduler-per-micro-batch", "clipped-per-micro-batch")  # columns of their own
-CONVENTION = {"stream": "stream", "dropped": "dropped"}
 
 
 @dataclass(frozen=True)

@@ -68,14 +68,7 @@ def torchtune(task: Task, max_norm: float | None = None) -> None:
             tokens += count
             (task.loss_fn(task.model(inputs), targets) * count).backward()
             if (i + 1) % task.accumulation_steps == 0:
-                for parameter in task.model.parameters():
-                    if parameter.grad is not None:
-                        parameter.grad /= tokens
-                if max_norm:
-                    nn.utils.clip_grad_norm_(task.model.parameters(), max_norm)
-                task.optimizer.step()
-                task.optimizer.zero_grad()
-                task.scheduler.step()
+                _step_by_tokens(task, tokens, max_norm)
                 tokens = 0
 
 
@@ -92,14 +85,19 @@ def torchtune_main(task: Task, max_norm: float | None = None) -> None:
                 count = unmasked(targets)
                 tokens += count
                 (task.loss_fn(task.model(inputs), targets) * count).backward()
-            for parameter in task.model.parameters():
-                if parameter.grad is not None:
-                    parameter.grad /= tokens
-            if max_norm:
-                nn.utils.clip_grad_norm_(task.model.parameters(), max_norm)
-            task.optimizer.step()
-            task.optimizer.zero_grad()
-            task.scheduler.step()
+            _step_by_tokens(task, tokens, max_norm)
+
+
+def _step_by_tokens(task: Task, tokens: int, max_norm: float | None) -> None:
+    """An update with gradients divided by the window's tokens."""
+    for parameter in task.model.parameters():
+        if parameter.grad is not None:
+            parameter.grad /= tokens
+    if max_norm:
+        nn.utils.clip_grad_norm_(task.model.parameters(), max_norm)
+    task.optimizer.step()
+    task.optimizer.zero_grad()
+    task.scheduler.step()
 
 
 def book_before(task: Task) -> None:
