@@ -58,8 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
             if not bench.quick and (complaint := complaint_of(experiment.check, numbers)):
                 console.print(f"[bold red]not as claimed:[/bold red] {complaint}", highlight=False)
-            for finished in [*bench.kept(name), *bench.kept(f"{name}.*")]:  # another run's stay, and environments
-                finished.unlink()
+            bench.forget(name)
     return 0
 
 

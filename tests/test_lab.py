@@ -36,6 +36,19 @@ def test_an_interrupted_run_takes_up_where_it_stopped(tmp_path):
     assert len(calls) == 13
 
 
+def test_finished_cases_are_forgotten_and_those_of_other_runs_stay(tmp_path):
+    bench = Bench(partial=tmp_path / "partial")
+    other = tmp_path / "partial" / "other.jsonl"
+    bench.map(square, [{"number": 5}])
+    other.write_text("")
+    name = __name__.removeprefix("experiments.")
+    bench.forget(name)
+    assert [*other.parent.iterdir()] == [other]
+    other.unlink()
+    bench.forget(name)
+    assert not other.parent.exists()
+
+
 @pytest.mark.slow
 def test_rows_do_not_depend_on_the_number_of_jobs():
     frames = [error_by_step.run(Bench(jobs=jobs)) for jobs in (0, 2)]

@@ -301,7 +301,9 @@ def test_reports_and_json_say_how_many_ranks(judged, monkeypatch):
     assert (found["verdict"], found["ranks"]) == ("diverges", 2)
     assert found["loop"] == "accumcheck.corpus.parallel:averages_ranks"
     assert found["counterexample"] == {"samples": 3, "micro_batch_size": 2, "accumulation_steps": 1, "epochs": 1}
-    assert "At n=3, b=2 on each of 2 ranks, k=1, epochs=1: in update 0" in " ".join(result["text"].split())
+    said = " ".join(result["text"].split())
+    assert "7 samples, micro-batches of 2 on each of 2 ranks, k = 2, the first update:" in said
+    assert "your loop 1/8 1/8 1/6 1/6 1/8 1/8 1/6 should be 1/7 1/7 1/7 1/7 1/7 1/7 1/7" in said
 
 
 @pytest.mark.parametrize("ranks", [0, -1, True, "2", 1.0])

@@ -7,7 +7,7 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,14 @@ class Bench:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def kept(self, name: str) -> list[Path]:
-        """The files of finished cases under a name, or a pattern of names."""
-        return list(self.partial.glob(f"{name}.jsonl")) if self.partial else []
+    def forget(self, name: str) -> None:
+        """Delete the finished cases of an experiment; those of others stay, and so do environments."""
+        if self.partial is None:
+            return
+        for finished in [*self.partial.glob(f"{name}.jsonl"), *self.partial.glob(f"{name}.*.jsonl")]:
+            finished.unlink()
+        with suppress(OSError):  # no such folder, or it holds something
+            self.partial.rmdir()
 
     def _path(self, name: str) -> Path | None:
         return self.partial / f"{name}.jsonl" if self.partial else None
