@@ -29,6 +29,7 @@ stream, rounded up | 2 3 2 3 | 1/2*2 / 1/2*2
 stream, by epochs | 3 1 2 2 | 1/2*2 0 / 1/2 0 1/2 / 0 1/2*2 / 1/2*2 0
 stream, whole windows | 3 1 2 2 | 1/2*2 0 / 1/2 0 1/2
 stream of samples | 3 2 2 2 | 1/2 1/4*2 / 1/4 1/2 1/4
+until max_steps | 3 1 2 2 | 1/2*2 0 / 0*2 1 / 1/2*2 0 / 0*2 1
 """
 
 STEPS = """

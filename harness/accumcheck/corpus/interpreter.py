@@ -44,7 +44,7 @@ class _Run:
     program: Program
     task: Task
     since: list[Batch] = field(default_factory=list)
-    calls: int = 0
+    steps: int = 0
 
     def __post_init__(self) -> None:
         task = self.task
@@ -57,9 +57,9 @@ class _Run:
     def train(self) -> None:
         k = self.task.accumulation_steps
         streams = self.program.visit.startswith("stream")
-        batches = list(self._stream() if streams else self._epochs())
-        length = len(batches) if streams else len(self.task.loader)
-        total = len(batches) if streams or self.program.visit == "first epoch" else length * self.task.epochs
+        batches = self._stream() if streams else self._epochs()
+        length = self.updates * k if streams else len(self.task.loader)
+        total = length * (1 if streams or self.program.visit == "first epoch" else self.task.epochs)
         schedule, before = self.program.schedule, 0
         for number, (epoch, i, count, batch, window) in enumerate(batches):
             place = number if streams else i
@@ -86,11 +86,14 @@ class _Run:
                 self.task.scheduler.step()
             if self.program.reset == "window end" and (place + 1) % k == 0:
                 self.clear()
+            if self.program.visit == "until max_steps" and self.steps == self.shape.windows:
+                break
 
     def _epochs(self) -> Iterator[tuple[int, int, int, Batch | None, list[Batch]]]:
         """Epoch, place, micro-batches before, the micro-batch and its window, as loops over a loader have them."""
         rule, k, n = self.program.visit, self.task.accumulation_steps, len(self.task.dataset)
-        for epoch in range(1 if rule == "first epoch" else self.task.epochs):
+        passes = {"first epoch": 1, "until max_steps": self.shape.passes}
+        for epoch in range(passes.get(rule, self.task.epochs)):
             batches = [(inputs, targets) for inputs, targets in self.task.loader]
             whole = {"whole windows": len(batches) // k, "whole windows of samples": n // self.shape.big}
             for i, batch in enumerate(batches):
@@ -102,24 +105,24 @@ class _Run:
                 yield epoch, i, epoch * len(batches) + i, None if left_out else batch, window
 
     def _stream(self) -> Iterator[tuple[int, int, int, Batch | None, list[Batch]]]:
-        rule, k, epochs, length = (
-            self.program.visit,
-            self.task.accumulation_steps,
-            self.task.epochs,
-            len(self.task.loader),
-        )
-        updates = {
+        k = self.task.accumulation_steps
+        source = self._rows() if self.program.visit == "stream of samples" else self._cycle()
+        for update in range(self.updates):
+            window = [next(source) for _ in range(k)]
+            for j, batch in enumerate(window):
+                yield 0, j, update * k + j, batch, window
+
+    @property
+    def updates(self) -> int:
+        """How many windows of k micro-batches a stream is cut into."""
+        k, epochs, length = self.task.accumulation_steps, self.task.epochs, len(self.task.loader)
+        return {
             "stream": epochs * length // k,
             "stream, rounded up": -(-epochs * length // k),
             "stream, by epochs": epochs * -(-length // k),
             "stream, whole windows": epochs * (length // k),
             "stream of samples": -(-len(self.task.dataset) * epochs // self.shape.big),
-        }[rule]
-        source = self._rows() if rule == "stream of samples" else self._cycle()
-        for update in range(updates):
-            window = [next(source) for _ in range(k)]
-            for j, batch in enumerate(window):
-                yield 0, j, update * k + j, batch, window
+        }[self.program.visit]
 
     def _cycle(self) -> Iterator[Batch]:
         while True:
@@ -184,6 +187,7 @@ class _Run:
             self.multiply(self.scale_rule.divide(Gathered(samples, units, len(self.since), self.shape)))
         self.clip("")
         self.task.optimizer.step()
+        self.steps += 1
         if self.program.schedule == "step":
             self.task.scheduler.step()
         self.since = []

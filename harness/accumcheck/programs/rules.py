@@ -47,6 +47,16 @@ class Shape(NamedTuple):
         """Micro-batches in an epoch."""
         return -(-self.n // self.batch)
 
+    @property
+    def windows(self) -> int:
+        """Windows of all epochs, which is how many optimizer steps full-batch training makes."""
+        return self.epochs * -(-self.length // self.k)
+
+    @property
+    def passes(self) -> int:
+        """How often a loop that counts its steps goes through the data at most; one that makes none never ends."""
+        return 2 * self.epochs * -(-self.k // self.length)
+
     def full_batch(self) -> Shape:
         """The same windows on one rank without accumulation."""
         return Shape(self.n, self.big, 1, self.epochs)
@@ -199,6 +209,7 @@ VISITS = (
     Rule("stream, by epochs", f"{STREAM}; for _ in range(epochs * ceil(len(loader) / k)): ...", "carried-tail"),
     Rule("stream, whole windows", f"{STREAM}; for _ in range(epochs * (len(loader) // k)): ...", "carried-tail"),
     Rule("stream of samples", "rows = [i % n for i in range(start, start + b)]", "carried-tail"),
+    Rule("until max_steps", "while steps < max_steps: for i, batch in enumerate(loader): ..."),
 )
 LEAST_ONE = {"k - 1": "max(k - 1, 1)", "k // 2": "max(k // 2, 1)", "(k - 1)": "max(k - 1, 1)"}
 FLUSH = " or i + 1 == len(loader)"

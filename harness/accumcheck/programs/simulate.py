@@ -145,6 +145,8 @@ def structure(visit: str, step: str, reset: str, shape: Shape, limit: int | None
             make_step(each.epoch)
         if reset == "window end" and (place + 1) % shape.k == 0:
             clear()
+        if visit == "until max_steps" and len(rows) == shape.windows:
+            break
     left = tuple(visit for visit in live if not any(visit in row for row in rows))
     return Structure(tuple(each for each, *_ in islice(visits, limit)), tuple(events), tuple(rows), left)
 
@@ -169,7 +171,7 @@ def _visits(rule: str, shape: Shape) -> Sequence[tuple[Visit, int, int]]:
         }[rule]
         return list(_windows([(span(g // length, g % length),) for g in range(updates * k)], k))
     found = []
-    for epoch in range(1 if rule == "first epoch" else epochs):
+    for epoch in range({"first epoch": 1, "until max_steps": shape.passes}.get(rule, epochs)):
         for i in range(length):
             first = i - i % k
             whole = {"whole windows": length // k, "whole windows of samples": n // shape.big}.get(rule, length)
