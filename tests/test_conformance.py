@@ -195,3 +195,21 @@ def test_windows_that_run_on_may_end_with_a_short_one():
     cells = conformance(Loop("x", "", "", "torch", False, train=streams_to_the_end)).cells
     assert (cells["tail"].text, cells["last window"].text) == ("stream", "own step")
     assert cells["last window"].kind == "equal"
+
+
+def test_a_factor_of_all_updates_is_told_by_the_full_window_alone():
+    """Sums over windows that run on across epochs: a stream, and token weights without the factor of the sum."""
+
+    def sums(task):
+        batches = [batch for _ in range(task.epochs) for batch in task.loader]
+        for window in loops.windows(batches, task.accumulation_steps):
+            if len(window) == task.accumulation_steps:
+                for inputs, targets in window:
+                    (task.loss_fn(task.model(inputs), targets) * len(targets)).backward()
+                task.optimizer.step()
+                task.optimizer.zero_grad()
+
+    cells = conformance(Loop("x", "", "", "torch", False, train=sums)).cells
+    assert (cells["tail"].text, cells["leftover"].kind, cells["last window"].text) == ("stream", "policy", "dropped")
+    assert cells["tail"].finding == "carried-tail"
+    assert (cells["full window"].text, cells["tokens"].text) == ("as without accumulation", "3/4 to 3 ×")

@@ -36,7 +36,7 @@ SAME = (
     ),
     (
         "sentence-transformers 6.2.0, SentenceTransformerTrainer",
-        "HF Trainer, model without num_items_in_batch",
+        "HF Trainer, model without loss arguments",
         "https://github.com/huggingface/sentence-transformers/blob/v6.2.0/sentence_transformers/base/trainer.py#L470-L513",
         "run: `experiments/frameworks/scripts/sentence_transformers_pairs.py`",
     ),

@@ -111,7 +111,7 @@ ADAPTERS = (
     Adapter(
         "hf_trainer_no_count",
         "HF Trainer",
-        "model without num_items_in_batch",
+        "model without loss arguments",
         "transformers",
         file="hf_trainer",
         function="no_count",
@@ -159,7 +159,7 @@ ADAPTERS = (
     Adapter("trl", "TRL", "SFTTrainer", "trl"),
     Adapter("trl_no_count", "TRL", "SFTTrainer, model without loss arguments", "trl", file="trl", function="no_count"),
     Adapter(
-        "trl_dpo", "TRL", "DPOTrainer", "trl", file="trl", function="dpo",
+        "trl_dpo", "TRL", "DPOTrainer, sigmoid loss", "trl", file="trl", function="dpo",
         absent=(("tokens", "trl/trainer/dpo_trainer.py:1304,1528"),),
     ),
     Adapter("litgpt", "LitGPT", "finetune_full", "litgpt", clips=False),
@@ -176,7 +176,7 @@ ADAPTERS = (
     Adapter("speechbrain", "SpeechBrain", "grad_accumulation_factor=k", "speechbrain", yours=("schedule",)),
     Adapter("composer", "Composer", "device_train_microbatch_size=b", "mosaicml"),
     Adapter(
-        "composer_on_tokens", "Composer", "accumulate_train_batch_on_tokens", "mosaicml", file="composer",
+        "composer_on_tokens", "Composer", "accumulate_train_batch_on_tokens, unmasked counted", "mosaicml", file="composer",
         function="on_tokens",
     ),
     Adapter(

@@ -156,15 +156,16 @@ def _tail(read: Sequence[Evidence]) -> dict[str, Cell]:
     finding = _finding(read)
     if not finding:
         return dict(zip(columns, (EQUAL, OWN_STEP, EQUAL), strict=True))
-    convention = convention_of_ours(read)
+    first = read[0].small.ours.matrix
+    convention = convention_of_ours(read, sum(first[0]) if first else 1.0)  # a factor is the full window's affair
     if convention == "dropped" or not any(_of_tail(e) for e in read):
-        return dict.fromkeys(columns, Cell("dropped", "policy", finding))
+        return dict.fromkeys(columns, Cell("dropped", "policy", "dropped-tail"))
     shown = next((e for e in read if _finding([e]) == finding), read[0])  # where the root cause shows
     matrix, sizes = shown.small.ours.matrix, shown.sizes
     big, tail, steps = sizes.effective_batch_size, _places(sizes), _of_tail(shown)
     end = _end(matrix, sizes, finding)
     if convention == "stream":
-        stream = Cell("stream", "policy", finding)
+        stream = Cell("stream", "policy", "carried-tail")
         return {"tail": stream, "leftover": stream, "last window": end}
     if not _aligned(matrix, sizes):
         shifted = Cell("windows are shifted", finding=finding)
@@ -228,7 +229,10 @@ def _short(read: Evidence) -> Cell:
 
 
 def _tokens(read: Evidence) -> Cell:
-    """Weights in the first update relative to those that they should be, over the samples of its window."""
+    """Weights in the first update relative to those that they should be, over the samples of its window.
+
+    A factor that its own full batch has too is taken out: it is no matter of tokens.
+    """
     reading, finding = read.small.ours, _finding([read], "token")
     if not finding:
         return EQUAL
@@ -236,8 +240,12 @@ def _tokens(read: Evidence) -> Cell:
         return Cell("no step", finding=finding)
     if _as_own([read]):
         return Cell(DESIGN, "policy", finding)
-    due = window_mean(TOKENS, reading.units)[0]
-    ratios = [weight / float(wanted) for weight, wanted in zip(reading.matrix[0], due, strict=True) if wanted]
+    due = [float(wanted) for wanted in window_mean(TOKENS, reading.units)[0]]
+    own = read.small.own.matrix[0] if read.small.own and read.small.own.matrix else due
+    factor = sum(own) / sum(due)
+    if not same([own], [[factor * wanted for wanted in due]]):
+        factor = 1.0
+    ratios = [weight / wanted / factor for weight, wanted in zip(reading.matrix[0], due, strict=True) if wanted]
     return Cell(f"{exact(min(ratios))} to {exact(max(ratios))} ×", finding=finding)
 
 

@@ -275,21 +275,21 @@ def reference_of(evidence: Sequence[Evidence], convention: str | None) -> Refere
     return "own" if convention else "mean"
 
 
-def convention_of_ours(evidence: Sequence[Evidence]) -> str | None:
-    """Full-batch training under another convention that the matrices equal at all sizes."""
+def convention_of_ours(evidence: Sequence[Evidence], factor: float = 1.0) -> str | None:
+    """Full-batch training under another convention that the matrices equal at all sizes, or are ``factor`` times."""
     for name in CONVENTIONS:
-        if all(_is_mean_by(each.small, name) for each in evidence):
+        if all(_is_mean_by(each.small, name, factor) for each in evidence):
             return name
     return None
 
 
-def _is_mean_by(pair: Pair, convention: str) -> bool:
+def _is_mean_by(pair: Pair, convention: str, factor: float) -> bool:
     units = pair.our_units
     windows = windows_by(convention, pair.shape.full_batch(), units)
     rows = []
     for window in windows:
         total = sum(units.units[i] for i in window)
-        rows.append([window.count(i) / total for i in range(len(units.units))])
+        rows.append([factor * window.count(i) / total for i in range(len(units.units))])
     whole = [row for row, window in zip(rows, windows, strict=True) if len(window) == pair.shape.big]
     ours = pair.ours.matrix
     return same(ours, rows) or (convention == "stream" and same(ours, whole))
