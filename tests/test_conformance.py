@@ -73,7 +73,7 @@ def test_windows_and_tails_of_correct_loops_are_equal(name):
             {"full window": "1/2 for 1/8", "tail": "1 for 1/3", "last window": "1 for 1/3"},
         ),
         (loops.published_fix, {"full window": "equal", "tail": "1/4 for 1/3", "short last micro-batch": "1/4 for 1/7"}),
-        (loops.early_first_step, {"full window": "only micro-batch 1 of 4", "tail": "windows are shifted"}),
+        (loops.early_first_step, {"full window": "at first micro-batch 1 of 4", "tail": "windows are shifted"}),
         (loops.full_batch, {"full window": "only micro-batch 1 of 4", "tail": "windows are shifted"}),
         (loops.accumulate_samples, {"tokens": "3/4 to 3 ×", "short last micro-batch": "equal"}),
         (bugs.whole_windows_only, {"tail": "dropped", "leftover": "dropped", "last window": "dropped"}),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from accumcheck.adapters import ADAPTERS
+from accumcheck.adapters.conformance import AT_FIRST, OTHER_UPDATES
 
 from experiments import frameworks
 from experiments.frameworks import document, elsewhere, severity
@@ -105,9 +106,14 @@ def test_the_trainer_of_sentence_transformers_does_what_trainer_does_without_a_c
     ],
 )
 def test_a_cell_is_coloured_by_how_much_it_spoils_and_whether_that_is_documented(kind, column, documented, colour):
-    assert severity({"kind": kind, "column": column, "documented": documented}) == colour
+    assert severity({"kind": kind, "column": column, "documented": documented, "text": "1/2 for 1/8"}) == colour
     assert colour in frameworks.COLOURS
     assert colour in frameworks.SAYS
+
+
+@pytest.mark.parametrize(("column", "text"), [("full window", f"{AT_FIRST}x"), ("schedule", OTHER_UPDATES)])
+def test_what_is_right_in_later_updates_spoils_some(column, text):
+    assert severity({"kind": "differs", "column": column, "documented": "no", "text": text}) == "some"
 
 
 def test_counts_are_of_the_table():

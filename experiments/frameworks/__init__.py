@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 from accumcheck.adapters import ADAPTERS
-from accumcheck.adapters.conformance import COLUMNS, TAIL, conformance
+from accumcheck.adapters.conformance import AT_FIRST, COLUMNS, OTHER_UPDATES, TAIL, conformance
 from accumcheck.figures import heat_map
 from accumcheck.programs.simulate import window_mean
 from matplotlib.figure import Figure
@@ -107,7 +107,8 @@ def severity(cell: Mapping[Any, Any]) -> str:
         return str(cell["kind"])
     if cell["documented"] == "yes":
         return "documented"
-    return "all" if cell["column"] in EVERY else "some"
+    later = cell["text"] == OTHER_UPDATES or cell["text"].startswith(AT_FIRST)
+    return "all" if cell["column"] in EVERY and not later else "some"
 
 
 def summarise(frame: pd.DataFrame) -> dict[str, Any]:

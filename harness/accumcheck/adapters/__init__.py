@@ -176,8 +176,8 @@ ADAPTERS = (
     Adapter("speechbrain", "SpeechBrain", "grad_accumulation_factor=k", "speechbrain", yours=("schedule",)),
     Adapter("composer", "Composer", "device_train_microbatch_size=b", "mosaicml"),
     Adapter(
-        "composer_on_tokens", "Composer", "accumulate_train_batch_on_tokens, unmasked counted", "mosaicml", file="composer",
-        function="on_tokens",
+        "composer_on_tokens", "Composer", "accumulate_train_batch_on_tokens, unmasked counted", "mosaicml",
+        file="composer", function="on_tokens",
     ),
     Adapter(
         "timm", "timm", "train.py", "torch", source="timm 1.0.28",
@@ -186,16 +186,16 @@ ADAPTERS = (
         ), group="recipe",
     ),
     Adapter(
-        "ultralytics", "Ultralytics", "detection, no warm-up", "torch", clips=False, source="ultralytics 8.4.190",
+        "ultralytics", "Ultralytics", "detection, no warm-up", "torch", source="ultralytics 8.4.190",
         group="recipe",
     ),
     Adapter(
-        "ultralytics_classify", "Ultralytics", "classification, no warm-up", "torch", clips=False, file="ultralytics",
+        "ultralytics_classify", "Ultralytics", "classification, no warm-up", "torch", file="ultralytics",
         function="classify", source="ultralytics 8.4.190",
         absent=(("tokens", f"{ULTRALYTICS}utils/loss.py#L1027-L1028"),), group="recipe",
     ),
     Adapter(
-        "ultralytics_warmup", "Ultralytics", "detection, warm-up", "torch", clips=False, file="ultralytics",
+        "ultralytics_warmup", "Ultralytics", "detection, warm-up", "torch", file="ultralytics",
         function="warmup", source="ultralytics 8.4.190", group="recipe",
     ),
     Reader("optax", "Optax", "MultiSteps", "optax", function="read"),

@@ -57,6 +57,7 @@ class Cell:
 
 DESIGN = "as without accumulation"  # a loop that sums, say, whatever k is
 EQUAL, OWN_STEP = Cell("equal", "equal"), Cell("own step", "equal")
+AT_FIRST, OTHER_UPDATES = "at first ", "moves at other updates"  # of a column that spoils every update otherwise
 ABSENT, YOURS = Cell("does not occur", "none"), Cell("yours to write", "none")
 
 
@@ -146,6 +147,9 @@ def _full_window(read: Evidence) -> Cell:
     row, b, k = matrix[0], FULL.micro_batch_size, FULL.accumulation_steps
     there = sorted({i // b + 1 for i in _support(row)})
     if there != list(range(1, k + 1)):
+        own = read.small.own
+        if own and any(close(sum(row), sum(own.matrix[0])) and len(_support(row)) == b * k for row in matrix):
+            return Cell(f"{AT_FIRST}micro-batch {', '.join(map(str, there))} of {k}", finding=finding)
         return Cell(f"only micro-batch {', '.join(map(str, there))} of {k}", finding=finding)
     return Cell(_weights(row, range(b * k)), finding=finding)
 
@@ -262,7 +266,7 @@ def _schedule(pair: Pair) -> Cell:
     if moves == wanted:
         ahead = log(rates[0] / own[0]) / log(DECAY)
         if close(ahead, 0):
-            return Cell("moves at other updates", finding=finding)
+            return Cell(OTHER_UPDATES, finding=finding)
         return Cell(f"{abs(ahead):.3g} of a step {'ahead' if ahead > 0 else 'behind'}", finding=finding)
     return Cell(f"moves {' or '.join(f'{move:.3g}' for move in moves)} steps per update", finding=finding)
 

@@ -147,8 +147,12 @@ def structure(visit: str, step: str, reset: str, shape: Shape, limit: int | None
             clear()
         if visit == "until max_steps" and len(rows) == shape.windows:
             break
-    left = tuple(visit for visit in live if not any(visit in row for row in rows))
-    return Structure(tuple(each for each, *_ in islice(visits, limit)), tuple(events), tuple(rows), left)
+    return Structure(
+        tuple(each for each, *_ in islice(visits, limit)),
+        tuple(events),
+        tuple(rows),
+        tuple(visit for visit in live if not any(visit in row for row in rows)),
+    )
 
 
 @lru_cache(maxsize=256)
