@@ -221,15 +221,23 @@ ADAPTERS = (
         group="recipe",
     ),
     Adapter(
-        "book_before", "LLMs from scratch", "before its fix", "torch", file="recipes", function="book_before",
+        "book_before", "LLMs from scratch", "bonus of chapter 6, before its fix", "torch", file="recipes",
+        function="book_before",
         clips=False, source="LLMs-from-scratch 36fbc7a", yours=("schedule", "clipping"),
-        absent=tuple((column, f"{BOOK}36fbc7aa7456{BEFORE}#L534") for column in ("short last micro-batch", "tokens")),
+        absent=(
+            ("short last micro-batch", f"{BOOK}36fbc7aa7456{BEFORE}#L534"),
+            ("tokens", f"{BOOK}36fbc7aa7456{BEFORE}#L171-L172"),
+        ),
         group="recipe",
     ),
     Adapter(
-        "book_after", "LLMs from scratch", "after its fix", "torch", file="recipes", function="book_after",
+        "book_after", "LLMs from scratch", "bonus of chapter 6, after its fix", "torch", file="recipes",
+        function="book_after",
         clips=False, source="LLMs-from-scratch 70e5714", yours=("schedule", "clipping"),
-        absent=tuple((column, f"{BOOK}70e57145564e{BEFORE}#L535") for column in ("short last micro-batch", "tokens")),
+        absent=(
+            ("short last micro-batch", f"{BOOK}70e57145564e{BEFORE}#L535"),
+            ("tokens", f"{BOOK}70e57145564e{BEFORE}#L171-L172"),
+        ),
         group="recipe",
     ),
 )  # fmt: skip
