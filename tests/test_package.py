@@ -29,6 +29,7 @@ BELOW = {
     "ranks": {"task", "numbers", "programs", "watching", "probing", "explaining"},
     "scripts": {"task", "numbers", "programs", "watching", "explaining", "failure", "figures"},
     "training": {"task", "watching"},
+    "widget": {"numbers", "programs"},
     "text": {"task", "programs", "probing", "explaining", "training", "scripts"},
     "report": {"task", "numbers", "programs", "explaining", "training", "text"},
     "figures": {"task", "numbers", "probing", "explaining", "scripts"},

@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accumcheck import text
+from accumcheck import text, widget
+from accumcheck.programs.rules import Program, Shape
 from accumcheck.report import finding_as_dict, versions
 from accumcheck.scripts import join
 from accumcheck.scripts.execute import execute
-from accumcheck.scripts.explain import ENDED, Judgement, judge
+from accumcheck.scripts.explain import ENDED, Judged, Judgement, judge
 from accumcheck.scripts.hints import named
 from accumcheck.scripts.launch import failed
 from accumcheck.scripts.log import Log
+from accumcheck.scripts.table import Table
 from accumcheck.scripts.watch import Observer, note_hints, observing
 from accumcheck.task import OBJECTIVES, Objective
 
@@ -189,7 +191,52 @@ def _write(log: Log, error: str | None, request: dict[str, Any], rank: int) -> N
 
         if (figure := draw_script(found.judgement, found.script)) is not None:
             save(figure, request["figure"])
+    if request.get("html") and found.judgement.optimizers:
+        widget.save(_page(found), request["html"])
     _put({"object": found.as_dict(), "text": found.text(request["width"])}, request)
+
+
+SET = "The figure below is set to the rules of your script, with as short a last window, in fewer samples."
+AS_READ = "The factors of the micro-batches' losses stand below as they were read, beside what they should be."
+NO_RULES = "No known rules were found that make these factors. "
+NOT_READ = "There is no figure, as the factors of the micro-batches' losses are not known."
+MOST = 8  # accumulation steps in the figure
+
+
+def _page(found: ScriptReport) -> str:
+    """The report, with the widget set to the script's program where there is one, else with what was read."""
+    judged = found.judgement
+    each = next((e for e in judged.optimizers if e.findings), judged.optimizers[0])
+    table = each.tables[0] if each.tables else None
+    if table is None:
+        return widget.page(found.script, found.text(), NOT_READ)
+    matrices = _matrices(each, table)
+    program = each.program or (Program() if each.verdict == "equivalent" else None)
+    unshown = any(f.id in ("clipped-per-micro-batch", "unsynchronised-replicas") for f in each.findings)
+    if program is None or unshown or program.rule("clip").law or program.rule("ranks").law:
+        return widget.page(found.script, found.text(), NO_RULES * (program is None) + AS_READ, matrices=matrices)
+    return widget.page(found.script, found.text(), SET, widget.State(program, _small(table)), matrices)
+
+
+def _small(table: Table) -> Shape:
+    """Sizes with two windows in an epoch, the last one as short as the run's, where so many can be seen."""
+    k, length = min(table.k, MOST), max(table.lengths)
+    tail = min(length % table.k, k - 1)
+    short = table.shape is not None and table.shape.n % table.shape.b != 0
+    micros = tail if length < table.k else k + (tail or k)
+    return Shape(2 * micros - 1, 2, k, 2) if short else Shape(micros, 1, k, 2)
+
+
+def _matrices(judged: Judged, table: Table) -> list[widget.Matrices]:
+    """What the updates around the first wrong one are made of."""
+    step = next((f.step for f in judged.findings if f.step is not None), 0)
+    first = max(0, step - 1)
+    rows, due = ([dict(row) for row in each[first : first + 4]] for each in table.compared)
+    micros = sorted({m for row in [*rows, *due] for m in row})[:64]
+    columns = [f"{table.micros[m].epoch}:{table.micros[m].place}" for m in micros]
+    ours, wanted = ([[round(row.get(m, 0.0), 5) for m in micros] for row in each] for each in (rows, due))
+    title = f"updates from {first} on; columns are micro-batches, as epoch:place; k = {table.k}"
+    return [widget.Matrices(title, ours, wanted, columns, first)] if micros else []
 
 
 def _put(result: dict[str, Any], request: dict[str, Any]) -> None:

@@ -99,6 +99,8 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - a command e
         return _frameworks(options.names, options.json)
     if options.figure and len(options.loops) > 1:
         parser.error(f"--figure draws one loop, got {len(options.loops)}")
+    if options.html and len(options.loops) > 1:
+        parser.error(f"--html is a page about one loop, got {len(options.loops)}")
     if options.ranks is not None and options.device != "cpu":
         parser.error(f"--ranks runs on the CPU, got --device {options.device}")
     return _check(options)
@@ -142,7 +144,7 @@ def _audit(words: list[str]) -> int:
     script, *rest = options.script
     asked = {
         name: getattr(options, name)
-        for name in ("accumulation_steps", "objective", "samples", "updates", "module", "figure", "ranks")
+        for name in ("accumulation_steps", "objective", "samples", "updates", "module", "figure", "html", "ranks")
     }
     result = run(script, rest, {**asked, "width": _width()})
     if result is None:  # rank 0 reports
@@ -208,6 +210,9 @@ def _run_parser() -> argparse.ArgumentParser:
         "--figure", type=_figure, metavar="FILE", help="draw the windows around what is wrong as .svg or .png"
     )
     parser.add_argument(
+        "--html", type=_html, metavar="FILE", help="write a page with the report and an interactive figure"
+    )
+    parser.add_argument(
         "--ranks", type=_ranks, metavar="R", help="start R local ranks of a data-parallel script, as torchrun does"
     )
     parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is a module, as for python -m")
@@ -240,7 +245,10 @@ def _writable(text: str) -> str:
 
 def _check(options: argparse.Namespace) -> int:
     """Judge all loops, and print the verdict on each as soon as it is there."""
-    asked = {name: getattr(options, name) for name in ("objective", "seed", "device", "ranks", "time_limit", "figure")}
+    asked = {
+        name: getattr(options, name)
+        for name in ("objective", "seed", "device", "ranks", "time_limit", "figure", "html")
+    }
     asked["import_limit"] = max(options.time_limit, isolated.IMPORT_LIMIT)
     asked["colour"] = sys.stdout.isatty() and not options.json
     asked["width"] = _width()
@@ -473,6 +481,9 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print one object (a list for several loops), and nothing else"
     )
     check.add_argument("--figure", type=_figure, metavar="FILE", help="write the contribution matrix as .svg or .png")
+    check.add_argument(
+        "--html", type=_html, metavar="FILE", help="write a page with the report and an interactive figure"
+    )
     check.add_argument("--seed", type=int, default=0, help="of data and random streams (default 0)")
     check.add_argument("--device", default="cpu", help="a torch device, such as cuda")
     check.add_argument(
@@ -517,12 +528,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _figure(text: str) -> str:
+    if Path(text).suffix.lower() not in (".svg", ".png"):
+        raise argparse.ArgumentTypeError(f"--figure writes .svg or .png, got {text!r}")
+    return _beside(text, "figure")
+
+
+def _html(text: str) -> str:
+    if Path(text).suffix.lower() != ".html" or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"--html writes a file that ends in .html, got {text!r}")
+    return _beside(text, "page")
+
+
+def _beside(text: str, what: str) -> str:
     """Its absolute path, as a loop may change the directory."""
     path = Path(text)
-    if path.suffix.lower() not in (".svg", ".png"):
-        raise argparse.ArgumentTypeError(f"--figure writes .svg or .png, got {text!r}")
     if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no directory {str(path.parent)!r} for the figure {path.name}")
+        raise argparse.ArgumentTypeError(f"there is no directory {str(path.parent)!r} for the {what} {path.name}")
     return str(path.absolute())
 
 

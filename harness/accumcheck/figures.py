@@ -7,6 +7,7 @@ import math
 import os
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,17 @@ from accumcheck.task import Sizes
 
 INK, WRONG, EDGE = "#222222", "#D55E00", "#888888"
 LARGEST_TEXT = 16  # columns; fractions in wider matrices would not be legible
+LONGEST_TEXT = 7  # letters; longer ones stand in two lines
+HATCHED: dict[str, Any] = {"hatch": "//", "edgecolor": "#777777", "linewidth": 0}
 SETTINGS = {"svg.hashsalt": "accumcheck", "svg.fonttype": "none"}
 
 
 def draw(evidence: Evidence, title: str, reference: Reference = "mean") -> Any:
     """A matplotlib figure: optimizer steps downwards, samples to the right, weights as shades of blue.
 
-    Wrong cells are outlined in orange; fractions are printed while they fit; lines part the epochs. Shown is the first
-    kind of parameter whose weights are not those of ``reference``; at large gradients if they are at small ones.
+    Wrong cells are outlined in orange, with the weight that they should have; fractions are printed while they fit;
+    lines part the epochs. Shown is the first kind of parameter whose weights are not those of ``reference``; at large
+    gradients if they are at small ones.
 
     Raises ImportError without matplotlib.
     """
@@ -34,24 +38,81 @@ def draw(evidence: Evidence, title: str, reference: Reference = "mean") -> Any:
     pair, kind = _shown(evidence, reference)
     ours, due, shown = pair.ours.matrices.get(kind, []), pair.due(kind, reference), pair.ours.sizes
     steps, samples = max(len(ours), len(due)), evidence.sizes.samples
-    size = 0.62 if samples <= LARGEST_TEXT else 0.3
-    width, height = max(2.6, samples * size), max(1.3, steps * 0.42)
-    figure = figures.Figure(figsize=(2 * width + 1.6, height + 1.5), layout="constrained")
+    size = 0.64 if samples <= LARGEST_TEXT else 0.3
+    width, height = max(2.9, samples * size), max(1.3, steps * 0.46)
+    figure = figures.Figure(figsize=(2 * width + 1.6, height + 2.1), layout="constrained")
     axes = figure.subplots(1, 2, squeeze=False)[0]
     largest = max([abs(weight) for row in [*ours, *due] for weight in row], default=1.0) or 1.0
     per_epoch = len(shown.window_lengths()) // shown.epochs
-    for axis, matrix, name in ((axes[0], ours, "the loop"), (axes[1], due, "full-batch training")):
-        heat_map(axis, matrix, due if matrix is ours else matrix, samples, steps=steps, darkest=largest * 1.6)
-        if matrix is due:
+    carried = False
+    for axis, matrix, name in ((axes[0], ours, "this loop"), (axes[1], due, "as it should be: full-batch training")):
+        heat_map(
+            axis, matrix, due if matrix is ours else matrix, samples, steps=steps, darkest=largest * 1.6, corrected=True
+        )
+        if len(matrix) == len(due):
             mark_epochs(axis, [epoch for epoch in range(shown.epochs) for _ in range(per_epoch)], samples)
         mark_windows(axis, evidence.sizes)
-        axis.set_title(name, fontsize=10)
-        axis.set_xlabel("sample")
+        if matrix is ours and not pair.ours.orders:
+            carried = _hatch_left_over(axis, matrix)
+        axis.set_title(name, fontsize=11)
+        axis.set_xlabel("sample; dotted: where a window ends")
         axis.set_xticks(range(0, samples, 1 if samples <= LARGEST_TEXT else 4))
         axis.set_yticks(range(steps))
     axes[0].set_ylabel("optimizer step")
-    figure.suptitle(f"{title}\n{shown}", fontsize=11)
+    figure.suptitle(f"{_headline(title, ours, due)}\n{_sizes(shown)}", fontsize=12)
+    figure.legend(handles=_legend(carried), loc="outside lower center", ncols=2, frameon=False)
     return figure
+
+
+def _headline(title: str, ours: list[Row], due: list[Row]) -> str:
+    """The title, but not the same words twice, with the number of wrong weights."""
+    loop, _, cause = title.partition(": ")
+    if cause.replace("-", "_") == loop:
+        title = loop
+    nothing: Row = []
+    pairs = [
+        (have, want)
+        for row, wanted in zip_longest(ours, due, fillvalue=nothing)
+        for have, want in zip_longest(row, wanted, fillvalue=0.0)
+    ]
+    wrong = sum(not close(have, want) for have, want in pairs)
+    return f"{title}: {wrong} of {len(pairs)} weights are wrong" if wrong else title
+
+
+def _sizes(sizes: Sizes) -> str:
+    return (
+        f"{sizes.samples} samples in micro-batches of {sizes.micro_batch_size}, "
+        f"{sizes.accumulation_steps} to an update, {sizes.epochs} epoch{'s' * (sizes.epochs != 1)}"
+    )
+
+
+def _hatch_left_over(axis: Any, matrix: list[Row]) -> bool:
+    """Hatch what is left over from the epoch before; whether there is any.
+
+    Samples are visited in their order, so an update of the last ones and the first ones, but not of all, has the last
+    ones from the epoch before.
+    """
+    patches = _matplotlib("matplotlib.patches")
+    found = False
+    for step, row in enumerate(matrix):
+        used = [bool(weight) for weight in row]
+        if step and used[0] and used[-1] and not all(used):
+            last = len(used) - used[::-1].index(False)
+            if sum(a != b for a, b in pairwise(used)) == 2:
+                for sample in range(last, len(used)):
+                    axis.add_patch(patches.Rectangle((sample - 0.45, step - 0.45), 0.9, 0.9, fill=False, **HATCHED))
+                found = True
+    return found
+
+
+def _legend(carried: bool) -> list[Any]:
+    patches = _matplotlib("matplotlib.patches")
+    handles = [
+        patches.Patch(facecolor="none", edgecolor=WRONG, linewidth=2, label="wrong weight → the weight it should be")
+    ]
+    if carried:
+        handles.append(patches.Patch(facecolor="none", label="left over from the epoch before", **HATCHED))
+    return handles
 
 
 def save(figure: Any, path: str | os.PathLike[str]) -> None:
@@ -78,11 +139,19 @@ def require_suffix(path: Path) -> None:
 
 
 def heat_map(
-    axis: Any, matrix: list[Row], due: list[Row], samples: int, *, steps: int, darkest: float, size: float = 9.0
+    axis: Any,
+    matrix: list[Row],
+    due: list[Row],
+    samples: int,
+    *,
+    steps: int,
+    darkest: float,
+    size: float = 9.0,
+    corrected: bool = False,
 ) -> None:
     """Weights as shades of blue up to ``darkest``; cells unlike those of ``due`` are outlined, missing rows named.
 
-    Fractions are printed at font ``size`` while they fit.
+    Fractions are printed at font ``size`` while they fit, and in outlined cells what they should be, if ``corrected``.
     """
     patches = _matplotlib("matplotlib.patches")
     if rows := [*matrix, *([[0.0] * samples] * (steps - len(matrix)))]:
@@ -90,17 +159,24 @@ def heat_map(
     for step, row in enumerate(matrix):
         for sample, weight in enumerate(row):
             wanted = due[step][sample] if step < len(due) else 0.0
-            if not close(weight, wanted):
+            wrong = not close(weight, wanted)
+            if wrong:
                 box, width = (sample - 0.45, step - 0.45), 2 if size >= 9 else 1.2
                 axis.add_patch(patches.Rectangle(box, 0.9, 0.9, fill=False, edgecolor=WRONG, linewidth=width))
-            if len(row) <= LARGEST_TEXT and weight:
-                value = exact(weight)
-                text = f"{value:.1e}" if isinstance(value, float) else str(value)
-                small = size if len(text) <= 5 else size - 2.5
+            if len(row) <= LARGEST_TEXT and (weight or (wrong and corrected)):
+                text = _fraction(weight) + f" → {_fraction(wanted)}" * (wrong and corrected)
+                if len(text) > LONGEST_TEXT:
+                    text = text.replace(" → ", "\n→ ")
+                small = size if len(text) <= 5 else max(size - 2.5, min(size, 8))
                 ink = "white" if weight > 0.63 * darkest else INK
                 axis.text(sample, step, text, ha="center", va="center", fontsize=small, color=ink)
     for step in range(len(matrix), steps):
         axis.text((samples - 1) / 2, step, "no update", ha="center", va="center", fontsize=size, color=INK)
+
+
+def _fraction(weight: float) -> str:
+    value = exact(weight)
+    return f"{value:.1e}" if isinstance(value, float) else str(value)
 
 
 def mark_epochs(axis: Any, epochs: Sequence[int], samples: int) -> None:

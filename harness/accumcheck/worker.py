@@ -15,12 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from accumcheck import widget
 from accumcheck.check import check_equivalence, check_replicas
+from accumcheck.explaining.evidence import Evidence, Reference
 from accumcheck.explaining.finding import Finding
 from accumcheck.failure import Failure
 from accumcheck.figures import draw, save
+from accumcheck.numbers import same
+from accumcheck.programs.rules import Program, Shape
+from accumcheck.programs.simulate import Units, simulate
 from accumcheck.report import Report, coloured, finding_as_dict
 from accumcheck.task import Loop, LoopError
+from accumcheck.text import micro_batch
 from accumcheck.watching import progress
 from accumcheck.watching.limits import TimeUpError, within
 from accumcheck.watching.parents import end_with
@@ -75,6 +81,7 @@ def judge(
     time_limit: float = 60.0,
     import_limit: float = 60.0,
     figure: str | None = None,
+    html: str | None = None,
     colour: bool = False,
     width: int = 80,
 ) -> dict[str, Any]:
@@ -85,6 +92,9 @@ def judge(
             cause = report.findings[0].id if report.findings else "equivalent"
             save(draw(example, f"{report.loop}: {cause}", report.reference), figure)
         text = replace(report, loop=target).text(width) + (f"\n  Picture: {figure}" if figure else "")
+        if html:
+            widget.save(_page(report, target), html)
+            text += f"\n  Page: {html}"
         return {"object": _object(report, target), "text": _in_colour(text) if colour else text}
     except (LoopError, ValueError, ImportError, OSError) as error:
         name = getattr(error, "finding", None)
@@ -115,6 +125,53 @@ def _imported(target: str, limit: float) -> Loop:
             f"importing {where!r} did not end within {limit:g} seconds: "
             "guard what it runs with `if __name__ == '__main__'`, or raise --time-limit"
         ) from None
+
+
+SET = "The figure below is set to your loop. Choose other rules and sizes, and see which weights change."
+NO_RULES = "No known rules were found that make these weights. They stand below as they were read, beside what they "
+NO_RULES += "should be."
+NOT_SHOWN = "The interactive figure cannot show this loop. Its weights stand below as they were read, beside what they "
+NOT_SHOWN += "should be."
+ASIDE = " It shows the weights only, not the learning rates."
+
+
+def _page(report: Report, target: str) -> str:
+    """The report, with the widget if that makes the weights that were read at every size, else with these weights."""
+    text = replace(report, loop=target).text()
+    diverging = [outcome for outcome in report.asked if outcome.findings]
+    outcome = next(iter([*diverging, *report.asked]), None)
+    if outcome is None or report.example is None:
+        return widget.page(target, text, "There is no figure, as no weights were read.")
+    program = outcome.program or Program()
+    matrices = [_matrices(each, outcome.reference) for each in outcome.evidence or (report.example,)]
+    alone = report.ranks in (None, 1) and not program.rule("clip").law
+    if not alone or not all(_makes(program, each) for each in outcome.evidence):
+        unknown = any(finding.id == "unexplained" for finding in outcome.findings)
+        return widget.page(target, text, NO_RULES if unknown else NOT_SHOWN, matrices=matrices)
+    seen = report.example.small.ours
+    state = widget.State(program, Shape.of(seen.sizes), seen.units if outcome.objective == "token" else ())
+    said = SET + (ASIDE if program.rule("schedule").law else "")
+    return widget.page(target, text, said, state, [_matrices(report.example, outcome.reference)])
+
+
+def _makes(program: Program, evidence: Evidence) -> bool:
+    """Whether a program makes the weights that were read, of every kind of parameter."""
+    pair = evidence.small
+    made = simulate(program, Shape.of(pair.ours.sizes), Units(pair.ours.units))
+    rows = [[float(weight) for weight in row] for row in made]
+    return all(same(matrix, rows) for matrix in pair.ours.matrices.values())
+
+
+def _matrices(evidence: Evidence, reference: Reference) -> widget.Matrices:
+    """The weights of a kind of parameter that differs, where gradients are large if only there."""
+    pair, kind = next(
+        ((pair, kind) for pair in evidence.pairs for kind in pair.differing(reference)),
+        (evidence.small, evidence.small.ours.kind),
+    )
+    sizes, ours, due = pair.ours.sizes, pair.ours.matrices.get(kind, []), pair.due(kind, reference)
+    title = f"{sizes.samples} sample{'s' * (sizes.samples != 1)}, micro-batches of {micro_batch(sizes)}, "
+    title += f"k = {sizes.accumulation_steps}, {sizes.epochs} epoch{'s' * (sizes.epochs != 1)}"
+    return widget.Matrices(title, ours, due, [str(i) for i in range(sizes.samples)])
 
 
 def _object(report: Report, target: str) -> dict[str, Any]:

@@ -131,6 +131,7 @@ ADAPTERS = (
         "transformers",
         file="hf_trainer",
         function="iterable",
+        absent=(("last window", "transformers/trainer.py:1889,1963-1966,2546"),),
     ),
     Adapter("accelerate", "HF Accelerate", "accumulate()", "accelerate"),
     Adapter(
@@ -180,7 +181,7 @@ ADAPTERS = (
         file="composer", function="on_tokens",
     ),
     Adapter(
-        "timm", "timm", "train.py", "torch", source="timm 1.0.28",
+        "timm", "timm", "train.py, default loader", "torch", source="timm 1.0.28",
         absent=(
             ("short last micro-batch", f"{TIMM}timm/data/loader.py#L353"), ("tokens", f"{TIMM}train.py#L833-L855"),
         ), group="recipe",

@@ -176,7 +176,7 @@ def _tail(read: Sequence[Evidence]) -> dict[str, Cell]:
         return {"tail": shifted, "leftover": Cell("joins the next epoch", finding=finding), "last window": end}
     if len(steps) > sizes.epochs and not _support(steps[0]) - set(tail):
         split = Cell(f"split over {len(steps) // sizes.epochs} steps", finding=finding)
-        return {"tail": split, "leftover": split, "last window": end}
+        return {"tail": split, "leftover": split, "last window": split if _nothing_lost(matrix, sizes) else end}
     row = steps[0]
     others = _support(row) - set(tail)
     cell = Cell(_weights(row, tail), finding=finding)
@@ -192,13 +192,17 @@ def _end(matrix: Sequence[Row], sizes: Sizes, finding: str) -> Cell:
         return Cell("dropped", "policy", finding)
     row = last[-1]
     inside = _support(row)
-    whole = all(sum(1 for each in matrix if each[i]) >= sizes.epochs for i in tail)  # none of its samples is lost
-    if whole and inside <= set(tail) and all(close(row[i], 1 / len(inside)) for i in inside):
+    if _nothing_lost(matrix, sizes) and inside <= set(tail) and all(close(row[i], 1 / len(inside)) for i in inside):
         return EQUAL if inside == set(tail) else OWN_STEP
     big = sizes.effective_batch_size
     if len(_support(row)) == big and all(close(row[i], 1 / big) for i in _support(row)):
         return Cell("stream", "policy", finding)
     return Cell(_weights(row, tail), finding=finding)
+
+
+def _nothing_lost(matrix: Sequence[Row], sizes: Sizes) -> bool:
+    """Whether each sample of the tail is in as many updates as there are epochs."""
+    return all(sum(1 for row in matrix if row[i]) >= sizes.epochs for i in _places(sizes))
 
 
 def _places(sizes: Sizes) -> range:

@@ -86,8 +86,6 @@ class _Run:
                 self.task.scheduler.step()
             if self.program.reset == "window end" and (place + 1) % k == 0:
                 self.clear()
-            if self.program.visit == "until max_steps" and self.steps == self.shape.windows:
-                break
 
     def _epochs(self) -> Iterator[tuple[int, int, int, Batch | None, list[Batch]]]:
         """Epoch, place, micro-batches before, the micro-batch and its window, as loops over a loader have them."""
@@ -97,6 +95,8 @@ class _Run:
             batches = [(inputs, targets) for inputs, targets in self.task.loader]
             whole = {"whole windows": len(batches) // k, "whole windows of samples": n // self.shape.big}
             for i, batch in enumerate(batches):
+                if rule == "until max_steps" and self.steps == self.shape.windows:
+                    return
                 short = len(batch[1]) < self.task.micro_batch_size
                 if i // k >= whole.get(rule, len(batches)) or (rule == "skips short" and short):
                     continue

@@ -64,6 +64,7 @@ class Outcome:
     counterexample: Evidence | None = None
     example: Evidence | None = None  # large enough for a picture, where the root cause shows if there is one
     sizes: tuple[Sizes, ...] = ()
+    evidence: tuple[Evidence, ...] = ()  # of each of the sizes that are always probed
     reference: Reference = "mean"
     convention: str | None = None
     equals: str | None = None
@@ -234,6 +235,7 @@ def verdict(
         tuple(findings),
         example=next((e for e in evidence if e.sizes == DEFAULT_SIZES[1]), evidence[0]),
         sizes=tuple(e.sizes for e in evidence),
+        evidence=tuple(evidence),
         reference=diagnosis.reference,
         convention=convention,
         equals=convention_of_ours([e for e in evidence if _tells_conventions(e)] or evidence) if findings else None,
