@@ -18,6 +18,7 @@ import rich.console
 import rich.progress
 
 from experiments import NAMES, SLOW
+from experiments.lab.redraw import as_read, drawn
 from experiments.lab.runner import Bench
 from experiments.lab.writer import RESULTS, write
 
@@ -51,8 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
             frame = experiment.run(bench)
             numbers = experiment.summarise(frame)
             more = {part: getattr(experiment, part)(frame) for part in PARTS if hasattr(experiment, part)}
-            drawn = {name: experiment.plot(frame), **more.pop("figures", {})}
-            write(options.results, name, frame, figures=drawn, numbers=numbers, bench=bench, **more)
+            figures = {name: experiment.plot(frame), **more.pop("figures", {})}
+            if hasattr(experiment, "from_tables") or "tables" not in more:  # as whoever redraws them later
+                figures = drawn(name, as_read(more.get("tables") or {name: frame}))
+            write(options.results, name, frame, figures=figures, numbers=numbers, bench=bench, **more)
             console.print(
                 f"[bold]{name}[/bold] ({time.perf_counter() - started:.0f} s): {numbers['finding']}", highlight=False
             )

@@ -22,6 +22,7 @@ from accumcheck.corpus.published import accumulate_samples, full_batch
 from accumcheck.task import Sizes
 from accumcheck.training.lockstep import Run, lockstep
 from accumcheck.training.problem import Case, Problem
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.lab import look
@@ -143,22 +144,41 @@ def check(numbers: dict[str, Any]) -> None:
 
 
 def plot(frame: pd.DataFrame) -> Figure:
-    """Both ratios against model size, and against the number of steps."""
-    rows = medians(frame)
-    figure, axes = look.panels(1, 2, height=3.8, sharey=True)
-    by_steps = rows[(rows["size"] == "1M") & (rows["optimizer"] == "adamw")]
+    """Both ratios against model size, and against the number of steps; bars from the least to the most."""
+    figure, axes = look.panels(1, 2, height=3.6, sharey=True)
+    by_steps = frame[(frame["size"] == "1M") & (frame["optimizer"] == "adamw")]
     for column, color, marker, label in (
-        ("time_ratio", "#0072B2", "o", "wall time / both bare runs"),
+        ("time_ratio", "#0072B2", "o", "time / both bare runs"),
         ("memory_ratio", "#D55E00", "s", "peak memory / one bare run"),
     ):
         for optimizer, dash, name in (("adamw", "-", "AdamW"), ("sgd", "--", "SGD")):
-            by_size = rows[(rows["steps"] == 8) & (rows["optimizer"] == optimizer)]
-            style = {"color": color, "marker": marker, "linestyle": dash}
-            axes[0, 0].plot(by_size["parameters"], by_size[column], label=f"{label}, {name}", **style)
-        axes[0, 1].plot(by_steps["steps"], by_steps[column], color=color, marker=marker)
-    axes[0, 0].set(xlabel="parameters", ylabel="ratio", xscale="log", ylim=(0, None), title="8 optimizer steps")
+            by_size = frame[(frame["steps"] == 8) & (frame["optimizer"] == optimizer)]
+            style = {"color": color, "marker": marker, "linestyle": dash, "capsize": 2, "elinewidth": 0.8}
+            if not by_size.empty:
+                _bars(axes[0, 0], by_size, "parameters", column, {**style, "label": f"{label}, {name}"})
+        _bars(
+            axes[0, 1], by_steps, "steps", column, {"color": color, "marker": marker, "capsize": 2, "elinewidth": 0.8}
+        )
+    for axis in axes[0]:
+        axis.axhline(1, color="#333333", linewidth=1.2, linestyle=(0, (2, 2)), zorder=0)
+    axes[0, 0].set(xlabel="parameters", xscale="log", title="8 optimizer steps")
     axes[0, 1].set(xlabel="optimizer steps", title="1 M parameters, AdamW")
     axes[0, 1].set_xscale("log", base=2)
     axes[0, 1].set_xticks([2, 4, 8, 16, 32], ["2", "4", "8", "16", "32"])
+    look.labels(axes, y="times as much as bare")
+    numbers = summarise(frame)
+    look.title(
+        figure,
+        f"To compare in lockstep takes at most {numbers['time_ratio_from_1M']:.2f} times the time of both runs from a "
+        f"million parameters on, and {numbers['memory_ratio']:.1f} times the memory of one",
+        f"GPTs on real text, medians of {numbers['repetitions']} runs; bars: from the least to the most; dotted: as "
+        "much as bare.",
+    )
     look.legend(figure, axes[0, 0], columns=2)
     return figure
+
+
+def _bars(axis: Axes, rows: pd.DataFrame, x: str, column: str, style: dict[str, Any]) -> None:
+    found = rows.groupby(x)[column].agg(["median", "min", "max"])
+    ends = [found["median"] - found["min"], found["max"] - found["median"]]
+    axis.errorbar(found.index, found["median"], ends, **style)

@@ -36,14 +36,14 @@ BATCH, STEPS = 4, 4
 EPOCHS = 4
 OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 WINDOWS = (1, 2, 4, 8, 16)
-# One hue, the published fix's, from light to dark.
-SHADES = {1: ("#F0B840", "s"), 2: ("#C07F00", "D"), 3: ("#704A00", "o")}
+# One hue, no loop's own: the shorter the tail, the darker.
+SHADES = {1: ("#4B1D6B", "s"), 2: ("#8E5BB5", "D"), 3: ("#C0A0DC", "o")}
 THEORY: dict[str, Any] = {"color": look.INK, "linewidth": 1, "linestyle": (0, (2, 2))}
 
 
 def run(bench: Bench) -> pd.DataFrame:
     """A row for every optimizer, tail size, number of windows and seed."""
-    seeds = 1 if bench.quick else 5 if bench.full else 2
+    seeds = 1 if bench.quick else 5
     windows = (*WINDOWS, 32) if bench.full else (1, 4) if bench.quick else WINDOWS
     cases = [
         {"optimizer": optimizer, "r": r, "windows": many, "seed": seed, "device": bench.device}
@@ -167,36 +167,49 @@ def check(numbers: dict[str, Any]) -> None:
 
 def plot(frame: pd.DataFrame) -> Figure:
     """Error of the tail's update against its size, and of the displacement against the windows in an epoch."""
-    figure, axes = look.panels(1, 3, width=9.2, height=4.0)
+    figure, axes = look.panels(1, 3, height=3.5)
     first, *others = axes[0]
     sizes = sorted(frame["r"].unique())
     first.plot(sizes, [1 - r / STEPS for r in sizes], label="theory, SGD: 1 − r/k", **THEORY)
-    for (optimizer, title), face in zip(OPTIMIZERS.items(), ("#E69F00", "white"), strict=True):
+    for (optimizer, title), face, marker in zip(OPTIMIZERS.items(), (look.INK, "white"), "s^", strict=True):
         part = frame[(frame["optimizer"] == optimizer) & (frame["windows"] > 1)].groupby("r")["update_error"]
         mean = part.mean()
         spread = [mean - part.min(), part.max() - mean]
-        marks = {"color": "#C07F00", "marker": "s", "linestyle": "", "markerfacecolor": face, "capsize": 3}
-        first.errorbar(mean.index, mean, spread, label=f"measured, {title}", **marks)
-    first.set(title="each tail's update", xlabel=f"micro-batches r in the tail, of k = {STEPS}", ylim=(-0.03, 1))
-    first.set(ylabel="relative error of the update", xticks=sizes)
+        marks = {"color": look.INK, "marker": marker, "linestyle": "", "markerfacecolor": face, "capsize": 3}
+        first.errorbar(mean.index, mean, spread, label=title, **marks)
+    first.set(title="update of each tail", ylim=(-0.03, 1), xticks=sizes)
+    first.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+    first.set(xlabel=f"micro-batches r in the tail, of k = {STEPS}", ylabel="error of the update, relative")
     first.legend(frameon=False, fontsize=9)
     shown = frame[(frame["r"] < STEPS) & ((frame["optimizer"] == "sgd") | (frame["windows"] > 1))]
     for axis, (optimizer, title) in zip(others, OPTIMIZERS.items(), strict=True):
         for r, (color, marker) in SHADES.items():
             line = shown[(shown["optimizer"] == optimizer) & (shown["r"] == r)].groupby("windows")
             mean = line["displacement_error"].mean()
-            axis.plot(mean.index, mean, color=color, marker=marker, label=f"measured, r = {r}")
+            axis.plot(mean.index, mean, color=color, marker=marker, label=f"tail of r = {r}")
             due = line["share"].first()
             axis.plot(due.index, due, **{**THEORY, "color": color})
-        axis.plot([], [], **THEORY, label="(1 − r/k) / windows")
+        axis.plot([], [], **THEORY, label="weight that is lost")
         ticks = sorted(frame["windows"].unique())
-        axis.set(title=f"run of {EPOCHS} epochs, {title}", xscale="log", yscale="log")
-        axis.set(xlabel="windows in an epoch", xlim=(ticks[0] * 0.8, ticks[-1] * 1.25), ylim=(0.01, 1))
+        axis.set(title=f"after {EPOCHS} epochs, {title}", xscale="log", yscale="log")
+        axis.set(xlabel="updates in an epoch", xlim=(ticks[0] * 0.8, ticks[-1] * 1.25), ylim=(0.01, 1))
+        axis.set(ylabel="error of the whole movement, relative" if axis is others[0] or look.is_narrow() else "")
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.set_yticks([0.01, 0.1, 1], ["1 %", "10 %", "100 %"])
         axis.minorticks_off()
     hidden = frame[(frame["optimizer"] == "adamw") & (frame["windows"] == 1)]["displacement_error"].max()
-    note = f"1 window: $10^{{{round(math.log10(hidden))}}}$" if hidden else ""
-    others[1].text(0.03, 0.03, note, transform=others[1].transAxes, fontsize=9)
-    others[0].set_ylabel("relative error of the displacement")
-    others[0].legend(frameon=False, fontsize=9)
+    note = f"One update an epoch: Adam hides\na factor on all (error {hidden:.4f})." if hidden else ""
+    others[1].text(0.03, 0.03, note, transform=others[1].transAxes, fontsize=8)
+    others[0].legend(frameon=False, fontsize=8.5, loc="lower left")
+    numbers = summarise(frame)
+    most = f"windows{numbers['windows']}"
+    sgd, adamw = (numbers[name]["displacement_error"]["r1"][most] for name in OPTIMIZERS)
+    off = look.percent(numbers["sgd"]["update_error"]["r1"])
+    look.title(
+        figure,
+        f"A tail of 1 micro-batch in {STEPS} is {off} off; after {EPOCHS} epochs of {numbers['windows']} "
+        f"updates the model is {look.percent(sgd, 1)} off course under SGD, {look.percent(adamw, 1)} under AdamW",
+        "The published fix beside correct accumulation: an MLP on real digits, float64. Dotted: the share of "
+        "an epoch's weight that is lost, (1 − r/k) / updates.",
+    )
     return figure

@@ -19,7 +19,7 @@ SUMMARY = json.loads((RESULTS / "summary.json").read_text())
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_experiment_runs_draws_and_sums_up(name, tmp_path):
-    if name == "architectures":
+    if name in ("architectures", "symptom"):
         pytest.importorskip("transformers")
         pytest.importorskip("accelerate")
     experiment = importlib.import_module(f"experiments.{name}")
@@ -94,6 +94,10 @@ MUTANTS = [
     ("tokens", "equal_counts_error", 1e-3),
     ("tokens", "over_theory_random", [0.5, 1.0]),
     ("tokens", "epochs1 error_at_half random", 0.1),
+    ("symptom", "seeds", 4),
+    ("symptom", "trainer sgd_off as_it_is first_norm_ratio mean", 1.0),
+    ("symptom", "trainer adamw_clipped remedy first_norm_ratio mean", 4.0),
+    ("symptom", "largest_control accuracy", 0.01),
     ("learning_rate", "adamw exponent", [0.55, 0.41, 1.0]),
     ("learning_rate", "sgd by_N 64 at_edge", True),
     ("learning_rate", "sgd accumulate_samples 128 largest_difference", 0.1),

@@ -30,6 +30,16 @@ def test_wrong_cells_are_outlined_and_fractions_printed():
     )
     assert len(outlined(ours)) == wrong > 0
     assert not outlined(due)
+    words = [text.get_text() for text in ours.texts]
+    assert sum("→" in word for word in words) == wrong  # what a wrong weight should be
+    assert {"0 → 1/4", "1/4 → 0", "1/4\n→ 1/3", "epoch 0", "epoch 1"} <= set(words)
+    assert sum(bool(patch.get_hatch()) for patch in ours.patches) == 2  # samples 5 and 6, a step late
+    figure = ours.figure
+    assert f"a loop: {wrong} of 28 weights are wrong\n7 samples" in figure.get_suptitle()
+    assert [text.get_text() for text in figure.legends[0].texts] == [
+        "wrong weight → the weight it should be",
+        "left over from the epoch before",
+    ]
     assert {"1/4", "1/3", "epoch 0", "epoch 1"} <= {text.get_text() for text in due.texts}
     assert len(due.lines) == 2  # the end of an epoch and of a window
 
@@ -38,7 +48,24 @@ def test_a_right_loop_has_no_outlines_and_wide_matrices_no_fractions():
     probed = readings(accumulate_samples, Sizes(samples=20, micro_batch_size=2, accumulation_steps=4))
     ours, _ = draw(probed, "a loop").axes
     assert not outlined(ours)
-    assert not ours.texts
+    assert {text.get_text() for text in ours.texts} == {"epoch 0", "epoch 1"}
+
+
+def test_nothing_is_hatched_where_an_update_has_all_or_its_own_samples():
+    for train in (accumulate_samples, clips_every_time):
+        ours, _ = draw(readings(train, Sizes(samples=7, accumulation_steps=4)), "a loop").axes
+        assert not [patch for patch in ours.patches if patch.get_hatch()]
+        assert len(ours.figure.legends[0].texts) == 1
+
+
+def test_a_title_does_not_say_the_same_twice():
+    probed = readings(early_first_step, Sizes(samples=7, accumulation_steps=4))
+    told = [
+        draw(probed, title).get_suptitle()
+        for title in ("early_first_step: early-first-step", "train: early-first-step")
+    ]
+    assert told[0].startswith("early_first_step: 20 of 28")
+    assert told[1].startswith("train: early-first-step: 20 of 28")
 
 
 def test_updates_that_were_not_made_are_marked():

@@ -1,4 +1,4 @@
-"""The web page: complete in itself, well-formed, and good to look at in a browser. Each check is shown a bad page."""
+"""The web pages: complete in themselves, well-formed, good to look at in a browser. Each check is shown a bad page."""
 
 import base64
 import json
@@ -8,14 +8,17 @@ from html.parser import HTMLParser
 
 import nbformat
 import pytest
+from axe_core_python.selenium import Axe
 
-from experiments.lab.notebook import SCRIPT
-from experiments.lab.page import PageError, render
+from experiments.lab.notebook import SCRIPT, SCRIPTS
+from experiments.lab.page import WORDS, PageError, render
 from experiments.lab.svg import inline
 from experiments.lab.writer import RESULTS
-from tests.browser import chromium
+from tests.browser import chromium, fail_or_skip
 
-PAGE = RESULTS / "blog_post.html"
+PAGES = [RESULTS / f"{script.stem}.html" for script in SCRIPTS]
+PAGE = PAGES[0]
+LANGUAGES = {"blog_post.zh.html": "zh-Hans"}
 SUMMARY = json.loads((RESULTS / "summary.json").read_text())
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
@@ -25,11 +28,14 @@ class Structure(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
+        self.scripts = 0
         self.faults, self.ids, self.aims, self.tags = [], [], set(re.findall(r"url\(#([^)]+)\)", text)), []
         self.faults += re.findall(r"\{\{|@import|url\((?!#)", text)
         self.feed(text)
         self.faults += [f"id twice: {name}" for name in {name for name in self.ids if self.ids.count(name) > 1}]
         self.faults += [f"leads nowhere: #{name}" for name in self.aims - set(self.ids)]
+        if self.scripts > text.count('class="accumcheck-widget"'):
+            self.faults.append("script in the page")
         for tag in ("title", "main", "article", "h1"):
             if self.tags.count(tag) != 1:
                 self.faults.append(f"{self.tags.count(tag)} × {tag}")
@@ -38,7 +44,8 @@ class Structure(HTMLParser):
         attributes = dict(pairs)
         self.tags += [tag]
         self.ids += [attributes["id"]] if "id" in attributes else []
-        if tag in ("script", "link", "iframe", "object", "embed"):
+        self.scripts += tag == "script"
+        if tag in ("link", "iframe", "object", "embed") or (tag == "script" and attributes):
             self.faults.append(f"{tag} in the page")
         if tag == "img" and not attributes.get("alt"):
             self.faults.append("img without alt")
@@ -55,19 +62,31 @@ class Structure(HTMLParser):
             self.aims.add(value[1:])
         elif tag != "a" and not value.startswith("data:"):
             self.faults.append(f"{tag} loads {value}")
-        elif tag == "a" and not value.startswith("https://") and not (RESULTS / value.split("#")[0]).exists():
-            self.faults.append(f"leads nowhere: {value}")
+        elif tag == "a" and not value.startswith("https://"):
+            file, _, anchor = value.partition("#")
+            there = (RESULTS / file).exists() and not file.startswith("..")
+            if not there or (anchor and f'id="{anchor}"' not in (RESULTS / file).read_text(encoding="utf-8")):
+                self.faults.append(f"leads nowhere: {value}")
 
 
-def structure(text):
+HEAD = (
+    '<meta name="viewport" content="width=device-width',
+    '<meta name="description" c',
+    '<meta property="og:image" content="',
+    '<time datetime="20',
+    "pip install '.[cli]'",
+)
+
+
+def structure(text, language="en"):
     faults = Structure(text).faults
-    for part in ('<html lang="en">', '<meta name="viewport" content="width=device-width', '<meta name="description" c'):
+    for part in (f'<html lang="{language}">', *HEAD):
         faults += [f"no {part}"] * (part not in text)
     return faults
 
 
-def page():
-    return PAGE.read_text(encoding="utf-8")
+def page(path=PAGE):
+    return path.read_text(encoding="utf-8")
 
 
 def mutated(pattern, replacement):
@@ -88,13 +107,17 @@ STRUCTURE = {
     "id twice: provenance": ("<article>", '<article id="provenance">'),
     "leads nowhere: #provenances": ("</article>", '<a href="#provenances">here</a></article>'),
     "leads nowhere: data/no.csv": ("</article>", '<a href="data/no.csv">here</a></article>'),
+    "leads nowhere: ../README.md": ("</article>", '<a href="../README.md">here</a></article>'),
+    "leads nowhere: claims.html#no": ("</article>", '<a href="claims.html#no">here</a></article>'),
+    "no <meta property=\"og:image\" content=\"": ('<meta property="og:image"[^>]*>', ""),
     "2 × h1": ("</article>", "<h1>Again</h1></article>"),
     '''no <html lang="en">''': ('<html lang="en">', "<html>"),
 }  # fmt: skip
 
 
-def test_the_structure_is_sound():
-    assert structure(page()) == []
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_the_structure_is_sound(path):
+    assert structure(page(path), LANGUAGES.get(path.name, "en")) == []
 
 
 @pytest.mark.parametrize("fault", STRUCTURE)
@@ -102,34 +125,55 @@ def test_an_unsound_structure_is_noticed(fault):
     assert fault in structure(mutated(*STRUCTURE[fault]))
 
 
-def test_the_page_is_made_of_the_notebook_and_the_results_and_always_the_same():
+@pytest.mark.parametrize(("script", "path"), list(zip(SCRIPTS, PAGES, strict=True)), ids=lambda path: path.name)
+def test_the_page_is_made_of_the_notebook_and_the_results_and_always_the_same(script, path):
+    notebook = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+    first, second = (render(notebook, SUMMARY, RESULTS, script.parent, name=script.stem) for _ in range(2))
+    assert first == second == page(path)
+
+
+def test_addresses_are_whole_where_the_page_is_served():
     notebook = nbformat.read(SCRIPT.with_suffix(".ipynb"), as_version=4)
-    first, second = (render(notebook, SUMMARY, RESULTS, SCRIPT.parent) for _ in range(2))
-    assert first == second == page()
+    places = {"name": "post", "site": "https://example.org/a", "repository": "https://example.org/code"}
+    text = render(notebook, SUMMARY, RESULTS, SCRIPT.parent, **places)
+    assert '<meta property="og:image" content="https://example.org/a/figures/' in text
+    assert '<link rel="canonical" href="https://example.org/a/post.html">' in text
+    assert '<a href="https://example.org/code">code</a>' in text
+
+
+def test_a_page_has_all_its_words_in_each_language():
+    assert WORDS["zh"].keys() == WORDS["en"].keys()
+
+
+CLAIMS = SCRIPTS[1]
 
 
 def drawn(results):
-    """What the page has of the figures in a results folder."""
-    notebook = nbformat.read(SCRIPT.with_suffix(".ipynb"), as_version=4)
-    return re.findall(r"<svg.*?</svg>", render(notebook, SUMMARY, results, SCRIPT.parent), flags=re.S)
+    """What the page of claims has of the figures in a results folder."""
+    notebook = nbformat.read(CLAIMS.with_suffix(".ipynb"), as_version=4)
+    return re.findall(r"<svg.*?</svg>", render(notebook, SUMMARY, results, results.parent / "notebooks"), flags=re.S)
 
 
 def test_the_page_has_the_figures_of_the_results_and_notices_another_one(tmp_path):
-    committed = re.findall(r"<svg.*?</svg>", page(), flags=re.S)
-    assert len(committed) >= 14
+    committed = re.findall(r"<svg.*?</svg>", page(PAGES[1]), flags=re.S)
+    assert len(committed) >= 12
     assert drawn(RESULTS) == committed
     for folder in ("data", "figures"):
-        shutil.copytree(RESULTS / folder, tmp_path / folder)
-    figure = tmp_path / "figures/drift.svg"
+        shutil.copytree(RESULTS / folder, tmp_path / "results" / folder)
+    figure = tmp_path / "results/figures/tail_weight.svg"
     figure.write_text(figure.read_text().replace("AdamW", "Adam"))
-    assert [a == b for a, b in zip(drawn(tmp_path), committed, strict=True)].count(False) == 1
+    assert [a == b for a, b in zip(drawn(tmp_path / "results"), committed, strict=True)].count(False) == 1
 
 
-def test_provenance_names_every_experiment_and_commit():
-    text = page()
-    for name, entry in SUMMARY.items():
-        assert re.search(rf"<dt>[^<]*\b{name}\b", text)
-        assert f"<code>{entry['provenance']['commit'][:12]}</code>" in text
+@pytest.mark.parametrize(("script", "path"), list(zip(SCRIPTS, PAGES, strict=True)), ids=lambda path: path.name)
+def test_provenance_names_the_experiments_that_are_shown_and_no_others(script, path):
+    text, source = page(path), script.read_text()
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"<dt>(.*?)</dt>", text))))
+    shown = {name for name in SUMMARY if re.search(rf"\{{\{{ {name}\b|figures/{name}\b|data/{name}\b", source)}
+    assert shown <= named <= SUMMARY.keys()
+    assert len(named) < len(SUMMARY)
+    for name in named:
+        assert f"<code>{SUMMARY[name]['provenance']['commit'][:12]}</code>" in text
 
 
 # Small notebooks: what a page makes of them, and what it refuses.
@@ -161,11 +205,11 @@ NOTES = "# Alt: Two <lines>,\n# both rising.\n# Caption: In `grey`: noise.\n"
 SHOW = 'display(Image(url="../results/figures/a.svg"))'
 
 
-def test_a_figure_has_words_a_caption_its_data_and_folded_code(tmp_path):
+def test_a_figure_has_words_a_caption_and_its_data(tmp_path):
     text = rendered(tmp_path, drawing(source=NOTES + SHOW, tags=["hide-input"]))
     assert 'aria-label="Two &lt;lines&gt;, both rising."' in text
     assert '<code>grey</code>: noise. Data:\n<a href="data/a.csv">a.csv</a>.' in text
-    assert re.search(r'<details class="code">\s*<summary>Code</summary>\s*<pre[^>]*><code><span[^>]*>display<', text)
+    assert "Image(" not in text  # nobody reads a page for such a line
     assert "Caption" not in text
     assert '<meta name="description" content="The first paragraph.">' in text
 
@@ -184,16 +228,16 @@ def test_tables_of_a_cell_and_of_the_prose_scroll_inside_themselves(tmp_path):
 
 
 def test_relative_links_of_the_notebook_are_those_of_the_page(tmp_path):
-    links = f"[a](../{tmp_path.name}/data/a.csv) [b](https://example.org/b) [c](#c) [d](blog_post.py#L1)"
+    links = f"[a](../{tmp_path.name}/data/a.csv) [b](https://example.org/b) [c](#c) [d](../{tmp_path.name}/d.html#x)"
     text = rendered(tmp_path, nbformat.v4.new_markdown_cell(links))
     found = re.findall(r'href="([^"]+)"', text)
-    assert found == ["data/a.csv", "https://example.org/b", "#c", "../notebooks/blog_post.py#L1"]
+    assert found == ["data/a.csv", "https://example.org/b", "#c", "d.html#x"]
 
 
 def test_headings_make_a_table_of_contents(tmp_path):
     text = rendered(tmp_path, *(nbformat.v4.new_markdown_cell("## The same `name`") for _ in range(3)))
     aims = re.findall(r'<li><a href="#([^"]+)">The same name</a>', text)
-    assert len(set(aims)) == 3
+    assert aims == ["the-same-name", "the-same-name-2", "the-same-name-3"]
     assert all(f'<h2 id="{aim}">' in text for aim in aims)
 
 
@@ -202,6 +246,30 @@ def test_only_python_is_coloured(tmp_path):
     text = rendered(tmp_path, prose)
     assert '<pre tabindex="0"><code><span class="k">return</span>' in text
     assert '<pre tabindex="0"><code>return &lt;1&gt;</code></pre>' in text
+
+
+def test_lines_of_a_diff_have_marks_and_colours(tmp_path):
+    prose = nbformat.v4.new_markdown_cell("```diff\n a = 1\n-b = 2\n+c = 3\n```")
+    text = rendered(tmp_path, prose)
+    assert re.search(r'<del>-<span class="n">b</span>.*</del><ins>\+<span class="n">c</span>', text)
+
+
+def test_a_figure_that_has_a_narrow_drawing_shows_it_on_a_phone(tmp_path):
+    cell = drawing(source=NOTES + SHOW)
+    assert 'class="card narrow"' not in rendered(tmp_path, cell)
+    (tmp_path / "figures/a.narrow.svg").write_text(DRAWING)
+    text = rendered(tmp_path, cell)
+    assert '<figure id="figure-a" class="stacks">' in text
+    assert 'id="a-narrow-svg"' in text
+
+
+def test_a_widget_stands_in_place_of_a_figure(tmp_path):
+    widget = '<div class="accumcheck-widget"><img src="../results/figures/a.svg"></div><script>1</script>'
+    source = NOTES + f"display(HTML('{widget}'))"
+    text = rendered(tmp_path, drawing(source=source.replace("src=", "url="), data={"text/html": widget}))
+    assert re.search(
+        r'<div class="accumcheck-widget"><svg[^>]*aria-label="Two[^>]*>.*</svg></div><script>1', text, re.S
+    )
 
 
 def test_ids_of_figures_do_not_clash():
@@ -237,6 +305,9 @@ REFUSED = {
     "cell 1: an image in the prose would not be part of the page: display it in a code cell": (
         nbformat.v4.new_markdown_cell("![a](a.png)")
     ),
+    "cell 1: the link ../../README.md leads out of results/, which may be all that is served": (
+        nbformat.v4.new_markdown_cell("[a](../../README.md)")
+    ),
     "cell 1: it failed with ValueError": nbformat.v4.new_code_cell(
         "fail()", outputs=[nbformat.v4.new_output("error", ename="ValueError", evalue="no")]
     ),
@@ -256,7 +327,7 @@ def test_a_page_needs_a_title(tmp_path):
 
 # In the browser.
 
-LOOKS = [(width, scheme) for width in (390, 1200) for scheme in ("light", "dark")]
+LOOKS = [(path, width, scheme) for path in PAGES for width in (390, 768, 1280) for scheme in ("light", "dark")]
 BAD_LOOKS = {
     "the page scrolls": ("</article>", '<div style="width: 2000px">.</div></article>'),
     "image is missing": ("</article>", '<img src="data:image/png;base64,AAAA" alt="a"></article>'),
@@ -264,7 +335,7 @@ BAD_LOOKS = {
     "console: ": ("</article>", '<script>console.error("no")</script></article>'),
     "figure is not visible": ("</style>", ".card > svg { display: none }</style>"),
     "figure is wider than the column": ("</style>", ".card > svg { width: 1150px }</style>"),
-    "text is cut": ('<text ', '<text dx="9999" '),
+    "text is cut": ("<text (?=[^>]*>Trainer makes)", '<text dx="9999" '),
     "figure is too dim": (r"background: #fff;", "background: var(--paper);"),
     "text of P is too dim": ("</style>", "p { color: #777 }</style>"),
 }  # fmt: skip
@@ -276,15 +347,75 @@ def browser(tmp_path_factory):
         yield browser
 
 
-@pytest.mark.parametrize(("width", "scheme"), LOOKS)
-def test_the_page_looks_good(browser, width, scheme):
-    assert browser.faults(PAGE, width=width, scheme=scheme) == []
+@pytest.mark.parametrize(("path", "width", "scheme"), LOOKS, ids=str)
+def test_the_page_looks_good(browser, path, width, scheme):
+    assert browser.faults(path, width=width, scheme=scheme) == []
+
+
+SERIOUS = ("serious", "critical")
+
+
+def violations(browser):
+    browser.driver.set_script_timeout(120)
+    outside = {"exclude": [["svg > *"]]}  # of thousands of shapes, which a text alternative stands for
+    found = Axe().run(browser.driver, context=outside)["violations"]
+    return [f"{each['id']}: {each['nodes'][0]['html'][:80]}" for each in found if each["impact"] in SERIOUS]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_axe_finds_nothing_serious(browser, path, scheme):
+    browser.faults(path, width=1280, scheme=scheme)
+    assert violations(browser) == []
+
+
+def test_what_axe_finds_serious_is_noticed(browser, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(mutated("</article>", '<img src="data:image/png;base64,AAAA"></article>'), encoding="utf-8")
+    browser.faults(path, width=1280, scheme="light")
+    assert [each.split(":")[0] for each in violations(browser)] == ["image-alt"]
+
+
+DRAW = """
+const canvas = document.createElement("canvas"), brush = canvas.getContext("2d");
+brush.font = getComputedStyle(document.querySelector("h1")).font;
+return [...arguments[0]].map((letter) => {
+  brush.clearRect(0, 0, 300, 150);
+  brush.fillText(letter, 50, 100);
+  return canvas.toDataURL();
+});
+"""
+
+
+def test_chinese_is_drawn_in_letters_and_not_in_boxes(browser):
+    browser.faults(PAGES[2], width=390, scheme="light")
+    if len(set(browser.driver.execute_script(DRAW, "梯度累积"))) < 4:
+        fail_or_skip("no font for Chinese to look at the page with: apt-get install fonts-wqy-microhei")
+
+
+def test_the_page_can_be_printed(browser):
+    browser.faults(PAGE, width=1280, scheme="light")
+    printed = browser.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
+    assert base64.b64decode(printed).startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if "accumcheck-widget" in page(path)], ids=lambda p: p.name)
+def test_without_scripts_a_figure_stands_in_the_place_of_the_widget(browser, path, tmp_path):
+    shown = "document.querySelector('.accumcheck-widget > svg')?.getBoundingClientRect().height"
+    browser.driver.get(path.as_uri())
+    assert browser.driver.execute_script(f"return {shown}") is None
+    bare = tmp_path / "page.html"
+    bare.write_text(re.sub(r"<script>.*?</script>", "", page(path), flags=re.S), encoding="utf-8")
+    assert browser.faults(bare, width=390, scheme="light") == []
+    assert browser.driver.execute_script(f"return {shown}") > 100
 
 
 def test_figures_can_be_enlarged_within_the_page(browser):
+    browser.faults(PAGES[1], width=1280, scheme="light")
     for box in browser.driver.find_elements("css selector", ".enlarge input"):
         box.click()
-    widths = "[...document.querySelectorAll('.card')].map((card) => [card.clientWidth, card.firstChild.clientWidth])"
+    cards = "[...document.querySelectorAll('.card.wide')]"
+    widths = f"{cards}.map((card) => [card.clientWidth, card.firstChild.clientWidth])"
     for card, drawing in browser.driver.execute_script(f"return {widths}"):
         assert drawing > 1.5 * card
     assert browser.driver.execute_script("return document.scrollingElement.scrollWidth <= innerWidth")

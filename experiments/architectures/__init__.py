@@ -13,6 +13,7 @@ Not shown: other versions, trained weights, dropout, several devices.
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import Any
 
 import pandas as pd
@@ -34,6 +35,8 @@ DIVIDERS: dict[str, dict[str, Any]] = {
     "model divides by the count": {"color": "#0072B2", "marker": "o", "linestyle": ""},
     "Trainer divides by k": {"color": "#009E73", "marker": "s", "linestyle": ""},
 }
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # behind words, so that no line goes through them
+SHORT = "tail, last micro-batch short"
 SAME = 1e-4  # relative error below which gradients are called the same; the summary tells how far both kinds are off
 
 
@@ -87,34 +90,78 @@ def check(numbers: dict[str, Any]) -> None:
 
 
 def plot(frame: pd.DataFrame) -> Figure:
-    """Ratio of gradients by architecture, a panel per head; marks tell who divides."""
-    families = list(dict.fromkeys(frame["family"]))
-    places = {family: place for place, family in enumerate(sorted(families, reverse=True))}
-    height = 1.7 + 0.23 * len(families)
-    figure, axes = look.panels(1, len(HEADS), height=height, sharex=True, sharey=True)
-    for axis, head in zip(axes[0], HEADS, strict=True):
-        axis.axvline(1, color="#333333", linewidth=1.2, linestyle=(0, (2, 2)), zorder=0)
-        part = frame[frame["head"] == head]
+    """Ratio of gradients, a row of dots per head; the classes that are right named on the left, the wrong on the right.
+
+    Names are in the order of the ratio; marks tell who divides.
+    """
+    letters, right, wrong = (25, 0.45, 2.55) if look.is_narrow() else (58, 0.45, 2.55)
+    heads = {head: frame[frame["head"] == head] for head in frame["head"].unique()}
+    heads = dict(sorted(heads.items(), key=lambda item: _full(item[1])["ratio"].mean()))
+    lists = {head: [_names(_full(part), right, letters) for right in (True, False)] for head, part in heads.items()}
+    lines = {head: max(len(text) for text in texts) for head, texts in lists.items()}
+    whole = sum(lines.values()) + 3.6 * len(heads)
+    figure, axes = look.panels(1, 1, height=0.6 + 0.145 * whole)
+    axis, top = axes[0, 0], 0.0
+    axis.axvline(1, color="#333333", linewidth=1.2, linestyle=(0, (2, 2)), zorder=0)
+    for head, part in heads.items():
         for who, marks in DIVIDERS.items():
             rows = part[part.apply(_divider, axis=1) == who]
-            for window, size, face in (("full", 7, marks["color"]), ("tail", 5, "white")):
+            for window, face, place in (("full", marks["color"], 1.4), ("tail", "white", 2.2)):
                 some = rows[rows["window"] == window]
-                axis.plot(some["ratio"], some["family"].map(places), markersize=size, markerfacecolor=face, **marks)
-        for _, row in part[(part["window"] == "full") & (part["full_error"] > SAME)].iterrows():
-            text = f"* {row['full_ratio']:.3f}"
-            axis.annotate(text, (1, places[row["family"]]), (8, 0), textcoords="offset points", va="center", fontsize=8)
-        axis.set_title(head.replace(" ", "\n", 1), fontsize=10)
-        axis.set(xlim=(0.4, 4.8), xticks=range(1, STEPS + 1), ylim=(-0.7, len(families) - 0.3))
-    axes[0, 0].set_yticks(list(places.values()), list(places), fontsize=9)
-    figure.supxlabel(
-        f"gradient accumulated by Trainer, over that of its full batch; filled: {STEPS} micro-batches, "
-        f"hollow: a tail of {TAIL}\n"
-        "* ratio of Trainer's own full batch to the gradient of the model's mean loss, where that is not 1",
-        fontsize=9,
+                axis.plot(some["ratio"], [top + place] * len(some), markersize=5, markerfacecolor=face, **marks)
+        same = int((part[part["window"] != SHORT].groupby("class")["error"].max() < SAME).sum())
+        told = f"{head}: {same} of {part['class'].nunique()} right"
+        axis.text(right, top + 0.5, told, fontsize=9.5, fontweight="bold", va="center", bbox=PAPER)
+        for place, text in zip((right, wrong), lists[head], strict=True):
+            axis.text(place, top + 2.75, "\n".join(text), fontsize=8, va="top", linespacing=1.15, bbox=PAPER)
+        top += lines[head] + 3.6
+        axis.axhline(top - 0.35, color="#bbbbbb", linewidth=0.7)
+    axis.set(xlim=(0.4, 4.75), xticks=range(1, STEPS + 1), ylim=(whole - 0.3, -0.2), yticks=[])
+    axis.set_xticklabels(["1\n(right)", *(f"{ratio}" for ratio in range(2, STEPS + 1))])
+    axis.set_xlabel("gradient with accumulation / gradient of the full batch")
+    axis.spines["left"].set_visible(False)
+    axis.grid(visible=False, axis="y")
+    numbers = summarise(frame)
+    classifiers, causal = numbers["sequence classifier"], numbers["causal language model"]
+    about = (
+        f"transformers {numbers['transformers']}, tiny models with random weights, {STEPS} micro-batches of {BATCH} "
+        "lines of real text; names in the order of the ratio."
+    )
+    if off := numbers["full_batch_differs"]:
+        about += (
+            f" *: without accumulation, too, Trainer's gradient is {min(off.values()):.3f} of the model's own: it "
+            "counts "
+            "a token that is not predicted."
+        )
+    look.title(
+        figure,
+        f"Trainer makes the gradient {STEPS} times too large in {len(classifiers['ignore_count'])} of "
+        f"{classifiers['classes']} sequence classifiers; of {causal['classes']} causal language models, "
+        f"{causal['same']} are right",
+        about,
     )
     handles = [Line2D([], [], label=who, **marks) for who, marks in DIVIDERS.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+    hollow: dict[str, Any] = {"color": look.FAINT, "marker": "o", "linestyle": "", "markerfacecolor": "white"}
+    handles.append(Line2D([], [], label=f"hollow: the last window, of {TAIL} micro-batches", **hollow))
+    look.legend(figure, handles=handles, columns=2)
     return figure
+
+
+def _full(part: pd.DataFrame) -> pd.DataFrame:
+    return part[part["window"] == "full"].sort_values("ratio", kind="stable")
+
+
+def _names(full: pd.DataFrame, near: bool, letters: int) -> list[str]:
+    """The families whose full windows have about the right gradient, or another one, in lines.
+
+    A star where the full batch is off itself; the ratio where it is near and not right.
+    """
+    chosen = full[(full["ratio"] < STEPS / 2) == near]
+    stars = (chosen["full_error"] > SAME).map({True: "*", False: ""})
+    ratios = zip(chosen["ratio"], chosen["error"], strict=True)
+    off = [f" ({ratio:.2f})" if near and error >= SAME else "" for ratio, error in ratios]
+    names = (chosen["family"] + stars + off).tolist()
+    return wrap(", ".join(names), letters, break_on_hyphens=False)
 
 
 def _divider(row: Any) -> str:

@@ -9,10 +9,12 @@ of an article on https://github.com/rasbt/LLMs-from-scratch/pull/300. Not shown:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import pandas as pd
-from accumcheck.figures import WRONG, heat_map, mark_epochs, mark_windows
+from accumcheck.figures import HATCHED, WRONG, heat_map, mark_epochs, mark_windows
 from accumcheck.numbers import exact
 from accumcheck.task import Sizes
 from matplotlib.figure import Figure
@@ -107,44 +109,85 @@ def check(numbers: dict[str, Any]) -> None:
     assert verdicts == {"first_iteration": "true", "leftovers": conditions, "fix": conditions}, str(verdicts)
 
 
+def from_tables(read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    """What is drawn: the matrices of one size, in the fractions that the table has six digits of."""
+    frame = read("contributions")
+    for column in ("weight", "due"):
+        frame[column] = [float(Fraction(value).limit_denominator(1000)) for value in frame[column]]
+    return frame
+
+
 def plot(frame: pd.DataFrame) -> Figure:
     """The matrices at the size that is shown; wrong cells outlined, what was left over hatched."""
-    figure, axes = look.panels(2, 2, width=9.0, height=2.5)
     frame = frame[frame["n"] == SIZES.samples]
+    # Correct accumulation and the full batch make the same picture.
+    loops = {"early_first_step": SHOWN["early_first_step"], "published_fix": SHOWN["published_fix"]}
+    same = _pictured(frame, "accumulate_samples") == _pictured(frame, "full_batch")
+    loops |= {"full_batch": "as it should be: correct accumulation = full batch"} if same else {**SHOWN}
+    figure, axes = look.panels(1 if same else 2, len(loops) if same else 2, height=2.5)
+    if same and not look.is_narrow():  # three in a row would be too small to read
+        figure, axes = look.panels(2, 2, height=2.5)
     darkest = 1.6 * float(frame["due"].max())
-    for axis, (loop, title) in zip(axes.flat, SHOWN.items(), strict=True):
+    for axis, (loop, title) in zip(axes.flat, loops.items(), strict=False):
         part = frame[frame["loop"] == loop]
-        updates, lost = part[part["part"] == "update"], part[part["part"] == "lost"]
+        updates = part[part["part"] == "update"]
         matrix, due = (updates.pivot(index="step", columns="sample", values=of) for of in ("weight", "due"))
         epochs = updates.groupby("step")["epoch"].first().tolist()
-        heat_map(
-            axis, matrix.to_numpy().tolist(), due.to_numpy().tolist(), SIZES.samples, steps=len(due), darkest=darkest
-        )
-        for _, cell in updates[updates["carried"]].iterrows():
+        have, want = (of.to_numpy().tolist() for of in (matrix, due))
+        heat_map(axis, have, want, SIZES.samples, steps=len(due), darkest=darkest, size=8, corrected=True)
+        for _, cell in updates[updates["carried"].astype(bool)].iterrows():
             box = (cell["sample"] - 0.45, cell["step"] - 0.45)
-            axis.add_patch(Rectangle(box, 0.9, 0.9, fill=False, **_HATCHED))
+            axis.add_patch(Rectangle(box, 0.9, 0.9, fill=False, **HATCHED))
         mark_epochs(axis, epochs, SIZES.samples)
         mark_windows(axis, SIZES)
-        wrong = f"{(~right(updates)).sum()} of {len(updates)} weights wrong"
-        if len(lost):
-            wrong += f", samples {' and '.join(map(str, lost['sample']))} lost at the end"
-        axis.set_title(f"{title}\n", fontsize=11)
-        axis.text(0.5, 1.03, wrong, transform=axis.transAxes, ha="center", fontsize=9.5)
+        axis.set_title(f"{title}\n{_wrong(part)}" if _wrong(part) else title, fontsize=10)
         axis.grid(visible=False)
         axis.set(xticks=range(SIZES.samples), yticks=range(len(due)))
+        axis.set(xlabel="sample; dotted: where a window ends", ylabel="optimizer step")
         axis.tick_params(length=2)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("optimizer step", fontsize=10)
-    figure.supxlabel("sample (micro-batches of one); dotted: where a window ends", fontsize=10)
     handles = [
-        Patch(facecolor="none", edgecolor=WRONG, linewidth=2, label="wrong weight"),
-        Patch(facecolor="none", label="left over from the epoch before", **_HATCHED),
+        Patch(facecolor="none", edgecolor=WRONG, linewidth=2, label="wrong weight → the weight it should be"),
+        Patch(facecolor="none", label="left over from the epoch before", **HATCHED),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+    for axis in list(axes.flat)[len(loops) :]:
+        axis.set_axis_off()
+        words = "Each row is one update, each column a sample.\nA number is the weight of the sample's gradient."
+        axis.text(0.02, 0.95, words, fontsize=9.5, va="top", linespacing=1.5)
+        axis.legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.02, 0.66), frameon=False, fontsize=9.5)
+    wrong = {loop: int((~right(_updates(frame, loop))).sum()) for loop in SHOWN}
+    fixed = _updates(frame, "published_fix")
+    where = ", all in the short last window" * bool((fixed.loc[~right(fixed), "sample"] >= STEPS).all())
+    look.title(
+        figure,
+        f"The bug gets {wrong['early_first_step']} of {len(_updates(frame, 'full_batch'))} weights wrong; the "
+        "published "
+        f"fix still gets {wrong['published_fix']} wrong{where}",
+        f"{SIZES.samples} samples in micro-batches of 1, k = {STEPS} to an update, {EPOCHS} epochs; read off the "
+        "running "
+        "loops.",
+    )
+    if len(loops) == axes.size:
+        look.legend(figure, handles=handles, columns=2)
     return figure
 
 
-_HATCHED: dict[str, Any] = {"hatch": "//", "edgecolor": "#777777", "linewidth": 0}
+def _updates(frame: pd.DataFrame, loop: str) -> pd.DataFrame:
+    return frame[(frame["loop"] == loop) & (frame["part"] == "update")]
+
+
+def _pictured(frame: pd.DataFrame, loop: str) -> list[float]:
+    return [round(weight, 9) for weight in _updates(frame, loop)["weight"]]
+
+
+def _wrong(part: pd.DataFrame) -> str:
+    """How many weights of a loop are wrong, and which samples it loses."""
+    updates, lost = part[part["part"] == "update"], part[part["part"] == "lost"]
+    if right(updates).all():
+        return ""
+    told = f"{(~right(updates)).sum()} of {len(updates)} weights wrong"
+    if len(lost):
+        told += f"; samples {' and '.join(map(str, lost['sample']))} lost at the end"
+    return told
 
 
 def _lengths(table: pd.DataFrame, where: pd.Series[bool]) -> list[int]:

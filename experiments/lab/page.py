@@ -1,6 +1,8 @@
-"""The post as one web page that loads nothing: made of the executed notebook, read on a phone, by day or by night.
+"""The posts as web pages that load nothing: made of the executed notebooks, read on a phone, by day or by night.
 
-``python -m experiments.lab.page`` writes it. Comments in the script say what a figure's page needs to know::
+``python -m experiments.lab.page`` writes them. ``--site URL``, where results/ will be served, makes the address of
+the preview picture a whole one; ``--repository URL`` adds a link to the code. A script's header says who wrote it and
+when, in which language it is and what the other pages are. Comments say what a figure needs::
 
     # Alt: what a reader who cannot see the figure is told; it may run over several lines.
     # Caption: the line below the figure, in Markdown.
@@ -9,12 +11,12 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
 import os.path
 import re
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,40 +31,80 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from experiments.lab.notebook import SCRIPT
+from experiments.lab.notebook import SCRIPT, SCRIPTS
 from experiments.lab.runner import ROOT
 from experiments.lab.svg import inline
 from experiments.lab.writer import RESULTS, write_atomically
 
 _NOTE = re.compile(r"^# (Alt|Caption|Data): (.*(?:\n# (?!(?:Alt|Caption|Data): ).*)*)\n?", re.M)
-_IMAGE = re.compile(r'<img src="([^"]+)"')
-_SCROLL = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
+_IMAGE = re.compile(r'<img src="([^"]+)"[^>]*>')
+_SCROLL = '<div class="scroll" tabindex="0" role="group" aria-label="{}">'
+
+
+# What a page says by itself, in each language.
+WORDS = {
+    "en": {
+        "contents": "Contents",
+        "enlarge": "Enlarge",
+        "data": "Data:",
+        "table": "Table",
+        "licence": "MIT licence",
+        "code": "code",
+        "provenance": "Provenance",
+        "read": "Every number and figure above is read from the results of these experiments.",
+        "unknown": "unknown",
+        "cores": "cores",
+    },
+    "zh": {
+        "contents": "目录",
+        "enlarge": "放大",
+        "data": "数据:",
+        "table": "表格",
+        "licence": "MIT 许可证",
+        "code": "代码",
+        "provenance": "数据来源",
+        "read": "上文的每个数字和每张图都读自以下实验的结果。",
+        "unknown": "未知",
+        "cores": "核",
+    },
+}
 
 
 class PageError(ValueError):
     """The notebook lacks what a page needs."""
 
 
-def build(script: Path = SCRIPT, results: Path = RESULTS) -> Path:
+def build(script: Path = SCRIPT, results: Path = RESULTS, site: str = "", repository: str = "") -> Path:
     """Write results/NAME.html of the script's executed notebook."""
     notebook = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
     summary = json.loads((results / "summary.json").read_text())
     target = results / f"{script.stem}.html"
-    text = render(notebook, summary, results, script.parent)
+    text = render(notebook, summary, results, script.parent, name=script.stem, site=site, repository=repository)
     write_atomically(target, lambda path: path.write_text(text, encoding="utf-8"))
     return target
 
 
-def render(notebook: nbformat.NotebookNode, summary: dict[str, Any], results: Path, folder: Path) -> str:
+def render(
+    notebook: nbformat.NotebookNode,
+    summary: dict[str, Any],
+    results: Path,
+    folder: Path,
+    *,
+    name: str = "",
+    site: str = "",
+    repository: str = "",
+) -> str:
     """The page's HTML; ``folder`` is where the notebook's relative links start, the page's start at ``results``."""
-    prose = _Prose(results, folder)
+    header = notebook.metadata.get("accumcheck", {})
+    language = header.get("language", "en")
+    prose = _Prose(results, folder, language)
     cells: list[dict[str, Any]] = []
     for number, cell in enumerate(notebook.cells):
         try:
             if cell.cell_type == "markdown":
                 cells.append({"prose": prose.html(cell.source)})
             elif cell.cell_type == "code":
-                cells.append(_code(cell, prose, results))
+                cells.append(_code(cell, prose, results, language))
         except PageError as error:
             raise PageError(f"cell {number}: {error}") from None
     if not prose.title:
@@ -70,22 +112,35 @@ def render(notebook: nbformat.NotebookNode, summary: dict[str, Any], results: Pa
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.get_template("page.html.jinja")
-    return template.render(prose=prose, cells=cells, provenance=provenance(summary)) + "\n"
+    shown = {each: entry for each, entry in summary.items() if each in header.get("experiments", summary)}
+    return (
+        template.render(
+            prose=prose, cells=cells, provenance=provenance(shown), header=header, words=WORDS[language[:2]],
+            language=language, name=name, site=site and site.rstrip("/") + "/", repository=repository,
+        )
+        + "\n"
+    )  # fmt: skip
 
 
 class _Prose:
     """Markdown to HTML, cell by cell; it keeps the title, the first paragraph and the headings."""
 
-    def __init__(self, results: Path, folder: Path) -> None:
+    def __init__(self, results: Path, folder: Path, language: str) -> None:
         self.title = self.description = ""
         self.contents: list[tuple[str, str]] = []
         self._results, self._folder = results, folder
-        names = count(1)
         self._markdown = MarkdownIt("commonmark", {"highlight": _block}).enable("table")
-        # Numbered, as two cells may have the same heading.
-        self._markdown.use(anchors_plugin, max_level=3, slug_func=lambda _: f"section-{next(names)}")
-        self._markdown.add_render_rule("table_open", lambda *_: _SCROLL + '<table class="prose">\n')
+        self._names: list[str] = []
+        self._markdown.use(anchors_plugin, max_level=3, slug_func=self._anchor)
+        scroll = _SCROLL.format(WORDS[language[:2]]["table"])
+        self._markdown.add_render_rule("table_open", lambda *_: scroll + '<table class="prose">\n')
         self._markdown.add_render_rule("table_close", lambda *_: "</table></div>\n")
+
+    def _anchor(self, heading: str) -> str:
+        """The words of a heading; numbered where another one has the same."""
+        words = "-".join(re.findall(r"\w+", heading.lower())) or "section"
+        self._names.append(words)
+        return words if self._names.count(words) == 1 else f"{words}-{self._names.count(words)}"
 
     def html(self, source: str) -> Markup:
         """A cell; the first heading of the first cell becomes the page's title and is left out."""
@@ -119,6 +174,8 @@ class _Prose:
             target = urlsplit(str(token.attrs.get("href", "")))
             if token.type == "link_open" and target.path and not target.scheme:
                 path = os.path.relpath(self._folder / target.path, self._results)
+                if path.startswith(".."):
+                    raise PageError(f"the link {target.path} leads out of results/, which may be all that is served")
                 token.attrs["href"] = Path(path).as_posix() + (f"#{target.fragment}" if target.fragment else "")
 
 
@@ -128,7 +185,7 @@ def _plain(token: Token) -> str:
     return " ".join("".join(texts).split())
 
 
-def _code(cell: nbformat.NotebookNode, prose: _Prose, results: Path) -> dict[str, Any]:
+def _code(cell: nbformat.NotebookNode, prose: _Prose, results: Path, language: str) -> dict[str, Any]:
     """What the template shows of a code cell: its code without the notes, and its outputs."""
     notes = {name: " ".join(text.replace("\n#", " ").split()) for name, text in _NOTE.findall(cell.source)}
     caption = prose.line(notes.get("Caption", ""))
@@ -140,11 +197,16 @@ def _code(cell: nbformat.NotebookNode, prose: _Prose, results: Path) -> dict[str
         html = data.get("text/html", "")
         if any(kind.startswith("image/") for kind in data):
             raise PageError("its figure is part of the notebook: show a file, with Image(url='../results/figures/...')")
-        if image := _IMAGE.search(html):
+        if "<script" in html:  # the widget, with a figure for those whose browser runs no scripts
+            inside = _IMAGE.sub(lambda image: str(_figure(image[1], notes, results)["drawing"]), html)
+            shown.append({"widget": Markup(inside), "caption": caption})
+        elif image := _IMAGE.search(html):
             shown.append({"figure": _figure(image[1], notes, results), "caption": caption})
         elif "<table" in html:
             tables = "".join(re.findall(r"<table.*?</table>", html, flags=re.S))
-            table = Markup(_SCROLL + tables.replace(' border="1"', "") + "</div>")
+            if language != "en":  # what an experiment writes is English
+                tables = tables.replace("<table", '<table lang="en"')
+            table = Markup(_SCROLL.format(WORDS[language[:2]]["table"]) + tables.replace(' border="1"', "") + "</div>")
             shown.append({"table": table, "caption": caption})
         else:
             shown.append({"text": output.get("text") or data.get("text/plain", "")})
@@ -164,18 +226,29 @@ def _figure(address: str, notes: dict[str, str], results: Path) -> dict[str, Any
     tables = [table.strip() for table in notes.get("Data", f"{name}.csv").split(",")]
     if missing := [table for table in tables if not (results / "data" / table).is_file()]:
         raise PageError(f"the figure {name} has no table results/data/{missing[0]}: name it in a comment '# Data: ...'")
+    narrow = file.with_name(f"{name}.narrow.svg")
+    stacked = ""
+    if narrow.is_file():
+        stacked = inline(narrow.read_text(encoding="utf-8"), f"{name}-narrow", notes["Alt"])
     if file.suffix == ".svg":
         drawing = inline(file.read_text(encoding="utf-8"), name, notes["Alt"])
     else:
         image = base64.b64encode(file.read_bytes()).decode()
         drawing = Markup('<img src="data:image/png;base64,{}" alt="{}">').format(image, notes["Alt"])
-    return {"name": name, "drawing": drawing, "tables": tables}
+    return {"name": name, "drawing": drawing, "narrow": stacked, "tables": tables}
 
 
 def _block(code: str, language: str = "python", _: str = "") -> str:
-    """A block of code, which the keyboard can scroll; Python is coloured."""
-    if language == "python":
-        code = highlight(code, PythonLexer(stripnl=False, ensurenl=False), HtmlFormatter(nowrap=True))
+    """A block of code, which the keyboard can scroll; Python is coloured, and the lines of a diff have grounds."""
+    if language in ("python", "diff"):
+        marks = [line[:1] for line in code.splitlines()] if language == "diff" else []
+        text = "\n".join(line[1:] for line in code.splitlines()) if marks else code
+        code = highlight(text, PythonLexer(stripnl=False, ensurenl=False), HtmlFormatter(nowrap=True))
+        if marks:
+            lines = [f"{mark}{line}" for mark, line in zip(marks, code.splitlines(), strict=True)]
+            tags = {"+": "<ins>{}</ins>", "-": "<del>{}</del>"}
+            code = "\n".join(tags.get(line[:1], "{}").format(line) for line in lines)
+            code = code.replace("</ins>\n", "</ins>").replace("</del>\n", "</del>")
     else:
         code = escape(code)
     return f'<pre tabindex="0"><code>{code.rstrip()}</code></pre>'
@@ -190,4 +263,9 @@ def provenance(summary: dict[str, Any]) -> list[tuple[list[str], dict[str, Any]]
 
 
 if __name__ == "__main__":
-    print(f"wrote {build().relative_to(ROOT)}")
+    parser = argparse.ArgumentParser(prog="python -m experiments.lab.page", description="Write the web pages.")
+    parser.add_argument("--site", default="", metavar="URL", help="where results/ will be served")
+    parser.add_argument("--repository", default="", metavar="URL", help="where the code is")
+    options = parser.parse_args()
+    for each in SCRIPTS:
+        print(f"wrote {build(each, site=options.site, repository=options.repository).relative_to(ROOT)}")

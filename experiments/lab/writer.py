@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from experiments.lab.runner import ROOT, Bench
 
 RESULTS = ROOT / "results"
+NARROW = ".narrow"  # how the title of a figure for a narrow screen ends
 
 
 def write(
@@ -40,16 +41,9 @@ def write(
     frame are the same bytes whenever they are written.
     """
     for title, table in (tables or {name: frame}).items():
-        text = table.to_csv(index=False, float_format="%.6g")
-        write_atomically(folder / f"data/{title}.csv", partial(Path.write_text, data=text))
+        write_atomically(folder / f"data/{title}.csv", partial(Path.write_text, data=as_csv(table)))
     for title, figure in figures.items():
-        # Element ids of an SVG are random, and its date is now, unless told otherwise.
-        with mpl.rc_context(
-            {"svg.hashsalt": title, "svg.fonttype": "none", "savefig.bbox": "tight", "savefig.dpi": 150}
-        ):
-            svg = partial(figure.savefig, format="svg", metadata={"Date": None})
-            write_atomically(folder / f"figures/{title}.svg", svg)
-            write_atomically(folder / f"figures/{title}.png", partial(figure.savefig, format="png"))
+        draw(folder, title, figure)
     for where, text in (documents or {}).items():
         write_atomically(folder / where, partial(Path.write_text, data=text))
     path = folder / "summary.json"
@@ -57,6 +51,22 @@ def write(
     summary[name] = {"provenance": provenance(bench), **numbers}
     text = json.dumps(summary, indent=2, sort_keys=True, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A table as it is written, with six digits."""
+    text: str = table.to_csv(index=False, float_format="%.6g")
+    return text
+
+
+def draw(folder: Path, title: str, figure: Figure) -> None:
+    """Write figures/TITLE.svg, and TITLE.png but for figures of a narrow screen."""
+    # Element ids of an SVG are random, and its date is now, unless told otherwise.
+    with mpl.rc_context({"svg.hashsalt": title, "svg.fonttype": "none", "savefig.bbox": "tight", "savefig.dpi": 150}):
+        svg = partial(figure.savefig, format="svg", metadata={"Date": None})
+        write_atomically(folder / f"figures/{title}.svg", svg)
+        if not title.endswith(NARROW):
+            write_atomically(folder / f"figures/{title}.png", partial(figure.savefig, format="png"))
 
 
 def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:

@@ -125,49 +125,80 @@ def check(numbers: dict[str, Any]) -> None:
 
 
 def plot(frame: pd.DataFrame) -> Figure:
-    """Best rate and the rules' rates against N, and the loss at each rule's rate over the best; a row per optimizer."""
-    figure, axes = look.panels(2, 2, height=3.3, sharex=True)
-    for row, (optimizer, part) in zip(axes, frame.groupby("optimizer", sort=False), strict=True):
-        summary = summary_of(part)
+    """Above, the best rate and the rules' rates against N; below, what a rule costs; a column per optimizer."""
+    figure, axes = look.panels(2, 2, height=2.9, sharex=True)
+    found = {str(optimizer): summary_of(part) for optimizer, part in frame.groupby("optimizer", sort=False)}
+    for column, (optimizer, summary) in zip(axes.T, found.items(), strict=True):
+        best, costs = column
         numbers, bug = summary["by_N"], summary["early_first_step"]
         sizes = [int(N) for N in numbers]
         for rule, style in LOOKS.items():
-            row[0].plot(sizes, [entry[rule]["rate"] for entry in numbers.values()], **style)
-            row[1].plot(sizes, [entry[rule]["cost"][0] for entry in numbers.values()], **style)
-            _, low, high = zip(*(entry[rule]["cost"] for entry in numbers.values()), strict=True)
-            row[1].fill_between(sizes, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        _errorbar(row[0], sizes, [entry["rate"] for entry in numbers.values()], look.LOOPS["correct"], "best rate")
-        places = [int(N) * 1.12 for N in bug]
-        _errorbar(row[0], places, [entry["rate"] for entry in bug.values()], look.LOOPS["early_first_step"])
+            best.plot(sizes, [entry[rule]["rate"] for entry in numbers.values()], **style)
+            costs.plot(sizes, [entry[rule]["cost"][0] for entry in numbers.values()], **style)
+            _, least, most = zip(*(entry[rule]["cost"] for entry in numbers.values()), strict=True)
+            costs.fill_between(sizes, least, most, color=style["color"], alpha=0.15, linewidth=0)
+        _errorbar(best, sizes, [entry["rate"] for entry in numbers.values()], look.LOOPS["correct"], "best rate")
+        hollow = {**look.LOOPS["early_first_step"], "markerfacecolor": "none", "markersize": 9}
+        _errorbar(best, [int(N) for N in bug], [entry["rate"] for entry in bug.values()], hollow)
         top = max(entry["rate"][2] for entry in numbers.values())
-        row[0].set_yscale("log", base=2)
-        row[0].set(ylabel="learning rate", title=f"{TITLES[str(optimizer)]}: best learning rate")
-        row[0].set_ylim(min(entry["rate"][1] for entry in numbers.values()) / 1.6, top * 6)
-        row[1].set(yscale="log", ylabel="held-out loss / loss at the best rate", ylim=(0.8, 1000))
-        row[1].set_title(f"{TITLES[str(optimizer)]}: what a rule costs")
-        row[0].set_xscale("log", base=2)
-        row[0].set_xticks(sizes, [str(N) for N in sizes])
-    for axis in axes[-1]:
-        axis.set_xlabel(f"effective batch size N = {BATCH}·k, in samples")
+        low = min(entry["rate"][1] for entry in numbers.values()) / 1.6
+        best.set_yscale("log", base=2)
+        ticks = [2.0**power for power in range(-20, 20) if low <= 2.0**power <= top * 6]
+        best.set(yticks=ticks, yticklabels=[f"{tick:.2g}" for tick in ticks], ylim=(low, top * 6))
+        best.set_title(f"{TITLES[optimizer]}: best learning rate", fontsize=11)
+        best.set_xscale("log", base=2)
+        best.set_xticks(sizes, [str(N) for N in sizes])
+        costs.set(yscale="log", ylim=(0.8, 1000), yticks=[1, 10, 100, 1000], yticklabels=["1", "10", "100", "1000"])
+        costs.set_title(f"{TITLES[optimizer]}: what a rule costs", fontsize=11)
+    look.labels(axes, x=f"samples in an update, N = {BATCH}·k")
+    for row, label in zip(axes, ("learning rate", "loss / least loss"), strict=True):
+        for axis in row[: None if look.is_narrow() else 1]:
+            axis.set_ylabel(label)
+    adamw = found["adamw"]["by_N"]
+    last = max(adamw, key=int)
+    none, root, linear = (adamw[last][rule]["cost"][0] for rule in ("none", "sqrt", "linear"))
+    look.title(
+        figure,
+        f"With a batch {int(last) // BATCH} times as large, "
+        + (
+            "scale AdamW's rate by the square root: the"
+            if root < min(none, linear)
+            else f"AdamW's rate by the square root costs {root:.1f} times the least loss, the"
+        )
+        + f" old rate costs {none:.1f} times the loss, the linear rule {linear:.0f} times",
+        f"An MLP on handwritten digits, {SAMPLES} samples, {int(frame['updates'].max()) * BATCH // SAMPLES} epochs, "
+        "loss on "
+        "held-out digits. Bars and bands: 95 % intervals over seeds. A rule starts from the best rate at k = 1.",
+    )
     look.legend(figure, axes[0, 0])
     return figure
 
 
 def figures(frame: pd.DataFrame) -> dict[str, Figure]:
     """Loss against learning rate, a line for every N."""
-    figure, axes = look.panels(1, 2, height=4.0, sharey=True)
+    figure, axes = look.panels(1, 2, height=3.6, sharey=True)
     full = frame[frame["loop"] == "full_batch"]
+    rates: dict[str, list[float]] = {}
     for axis, (optimizer, part) in zip(axes[0], full.groupby("optimizer", sort=False), strict=True):
         sizes = sorted(part["N"].unique())
         for place, N in enumerate(sizes):  # noqa: N806
             loss = part[part["N"] == N].groupby("rate")["loss"].mean()
-            color = mpl.colormaps["viridis"](0.9 * place / max(len(sizes) - 1, 1))
+            rates.setdefault(str(optimizer), []).append(float(loss.idxmin()))
+            color = mpl.colormaps["viridis"](0.8 * place / max(len(sizes) - 1, 1))
             axis.plot(loss.index, loss, color=color, marker="osD^vPX"[place % 7], markersize=4, label=f"N = {N}")
-        axis.set(xlabel="learning rate", title=TITLES[str(optimizer)], yscale="log", ylim=(0.07, 20))
+        axis.set(title=TITLES[str(optimizer)], yscale="log", ylim=(0.07, 20))
         learning = part.loc[part["loss"] < 20, "rate"]
         axis.set_xlim(learning.min() / 1.2, learning.max() * 1.2)
         axis.set_xscale("log", base=2)
-    axes[0, 0].set_ylabel("held-out loss, in nats, mean over seeds")
+    look.labels(axes, x="learning rate", y="held-out loss, in nats")
+    first, last = rates["adamw"][0], rates["adamw"][-1]
+    look.title(
+        figure,
+        f"From {full['N'].min()} to {full['N'].max()} samples in an update, the best rate of AdamW goes from "
+        f"{first:.2g} "
+        f"to {last:.2g}",
+        f"An MLP on handwritten digits, {SAMPLES} samples, mean over seeds.",
+    )
     look.legend(figure, axes[0, 0], columns=7)
     return {"learning_rate_curves": figure}
 
@@ -177,5 +208,4 @@ def _errorbar(axis: Axes, sizes: list[Any], values: list[list[float]], style: di
     best, low, high = (np.array(part) for part in zip(*values, strict=True))
     label = label or f"best rate with {style['label']}"
     ends = np.clip([best - low, high - best], 0, None)  # an interval of resamples need not contain the value
-    marks = {"color": style["color"], "marker": style["marker"], "linestyle": "none", "capsize": 3, "label": label}
-    axis.errorbar(sizes, best, ends, **marks)
+    axis.errorbar(sizes, best, ends, **{**style, "linestyle": "none", "capsize": 3, "label": label})

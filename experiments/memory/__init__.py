@@ -13,6 +13,7 @@ comes with it there. Not shown: optimizer state, which depends on neither b nor 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -27,12 +28,19 @@ from experiments.memory.loops import LOOPS
 DETAILED = "1M"  # the size whose loops are all measured; of the others the correct one
 LARGEST = {"100k": 16, "1M": 16, "10M": 8, "124M": 2}  # samples in a window
 LOOKS: dict[str, dict[str, Any]] = {
-    "correct": {**look.LOOPS["correct"], "markersize": 9},
-    "named_outputs": {"color": "#56B4E9", "marker": "D", "linestyle": "--", "label": "outputs have a name"},
+    "correct": {**look.LOOPS["correct"], "markersize": 8},
+    "named_outputs": {
+        "color": "#56B4E9",
+        "marker": "D",
+        "linestyle": "--",
+        "label": "outputs = model(...) in the loop",
+    },
     "outputs_kept": {"color": "#882255", "marker": "^", "linestyle": "-.", "label": "outputs kept in a list"},
-    "total_of_losses": {"color": "#F0A030", "marker": "x", "linestyle": ":", "label": "total += loss, not detached"},
-    "one_backward": {"color": "#000000", "marker": "s", "linestyle": "--", "label": "one backward per window"},
+    "total_of_losses": {"color": "#E69F00", "marker": "x", "linestyle": ":", "label": "total += loss, not detached"},
+    "one_backward": {"color": "#D55E00", "marker": "s", "linestyle": "--", "label": "one backward for a whole window"},
 }
+# Sizes of the correct loop, in one colour: a darker grey is a larger model.
+GREYS = (("#AAAAAA", "^"), ("#666666", "v"), ("#000000", "P"), ("#000000", "X"))
 EXACT = (
     *("size", "loop", "n", "b", "k", "parameter_bytes", "saved_activations", "predicted_activations", "saved_integers"),
     *("saved_parameters", "gradients_first", "gradients_later", "carried_bytes", "peak_bytes"),
@@ -139,14 +147,19 @@ def _timed(medians: pd.DataFrame, size: str, loop: str) -> pd.DataFrame:
     return medians[(medians["size"] == size) & (medians["loop"] == loop)].set_index("b").sort_index()
 
 
+def from_tables(read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    """The frame: counts and timings."""
+    return pd.concat([read("memory"), read("memory_timings")], ignore_index=True)
+
+
 def plot(frame: pd.DataFrame) -> Figure:
-    """Saved activations against b, bytes carried against k, and the peak over that of the full batch against k."""
+    """Saved activations against b, what is carried against k, and the peak over that of the full batch against k."""
     exact = tables(frame)["memory"]
     detailed = exact[exact["size"] == DETAILED]
     n = detailed["n"].max()
-    figure, axes = look.panels(1, 3, height=4.3)
+    figure, axes = look.panels(1, 3, height=3.7)
     fixed, growing, peak = axes[0]
-    theory = {"color": "#777777", "linewidth": 5, "alpha": 0.5, "label": "theory, from the tensors of a GPT"}
+    theory = {"color": "#777777", "linewidth": 5, "alpha": 0.35, "label": "theory, from the tensors of a GPT"}
     for loop, style in LOOKS.items():
         rows = detailed[detailed["loop"] == loop]
         if loop in ("correct", "one_backward"):
@@ -155,26 +168,42 @@ def plot(frame: pd.DataFrame) -> Figure:
         if loop == "correct":
             fixed.plot(line["b"], line["predicted_activations"] / 2**20, zorder=0, **theory)
         line = rows[(rows["b"] == 1) & (rows["k"] > 1)].sort_values("k")
-        growing.plot(line["k"], line["carried_bytes"], **style)
-    growing.plot([], [], **theory)
+        growing.plot(line["k"], line["carried_bytes"] / 2**20, **style)
     sizes = exact[exact["loop"] == "correct"].groupby("size", sort=False)
-    colors = ("#009E73", "#0072B2", "#D55E00", "#CC79A7")
-    for (size, rows), color, marker in zip(sizes, colors, "^osD", strict=False):
+    for index, ((size, rows), (color, marker)) in enumerate(zip(sizes, GREYS, strict=False)):
         ratios = _peak_ratios(rows)
         peak.plot(ratios.index, ratios, color=color, marker=marker)
-        peak.annotate(str(size), (ratios.index[-1], ratios.iloc[-1]), (5, 0), textcoords="offset points", va="center")
+        end = (ratios.index[-1], ratios.iloc[-1])
+        place = (0, 7 if index else -15)  # the smallest model's line is the lowest
+        peak.annotate(str(size), end, place, textcoords="offset points", ha="center", fontsize=9)
     peak.axhline(1, color="#333333", linewidth=1.2, linestyle=(0, (2, 2)), zorder=0)
     for axis in axes[0]:
         _ticks(axis, sorted(set(detailed["b"]) - ({1} if axis is not fixed else set())))
     fixed.set_yscale("log", base=2)
     fixed.set_yticks([2, 4, 8, 16, 32, 64], ["2", "4", "8", "16", "32", "64"])
-    fixed.set(xlabel=f"micro-batch size b, at N = {n}", ylabel="activations saved at once, in MiB")
-    fixed.set_title("1 M parameters")
-    growing.set(xlabel="accumulation steps k, at b = 1", ylabel="bytes carried to the next micro-batch", yscale="log")
-    growing.set_title("1 M parameters")
-    peak.set(xlabel="accumulation steps k, at b = 1", ylabel="peak of all tensors / that of the full batch")
-    peak.set(title="correct accumulation, by size", ylim=(0, None))
-    look.legend(figure, growing)
+    fixed.set(xlabel="samples b in a micro-batch", ylabel="MiB", title="activations held at once")
+    growing.set(xlabel="micro-batches k of 1 sample", ylabel="MiB", yscale="log", title="held between micro-batches")
+    peak.set(xlabel="micro-batches k of 1 sample", ylabel="peak / peak of the full batch", ylim=(0, None))
+    peak.set(title="peak of all tensors, by size")
+    for axis in axes[0]:
+        axis.title.set_fontsize(10.5)
+    numbers = summarise(frame)
+    peaks = [entry["peak_over_full_batch"] for entry in numbers["sizes"].values()]
+    fewest = min((k for ratios in peaks for k in ratios), key=int)
+    most = max(ratios[fewest] for ratios in peaks if fewest in ratios)
+    largest = {str(size): int(rows["n"].max()) for size, rows in sizes}
+    shorter = [f"{size} to k = {n}" for size, n in largest.items() if n < max(largest.values())]
+    look.title(
+        figure,
+        f"{numbers['n']} micro-batches of one cut activations from {numbers['saved_by_full_batch'] / 2**20:.0f} to "
+        f"{numbers['saved_at_b_1'] / 2**20:.1f} MiB; but k = {fewest} can take {most:.2f} times the full batch's "
+        "memory",
+        f"GPTs on real text, float32; first two panels: {DETAILED} parameters, first: {n} samples a window. "
+        "Accumulation needs gradient buffers as large as the model."
+        + f" Measured: {', '.join(shorter)}."
+        * bool(shorter),
+    )
+    look.legend(figure, growing, fixed, columns=2)
     return figure
 
 
@@ -187,19 +216,25 @@ def figures(frame: pd.DataFrame) -> dict[str, Figure]:
     """Time per sample and resident memory against b, with every repetition as a dot."""
     timed = tables(frame)["memory_timings"]
     timed = timed[timed["size"] == DETAILED]
-    figure, axes = look.panels(1, 2, height=3.8)
-    seconds, resident = axes[0]
+    figure, axes = look.panels(1, 2, height=3.4)
     for loop in ("correct", "one_backward"):
         rows = timed[timed["loop"] == loop]
         middle = rows.groupby("b")[list(TIMED[-2:])].median()
-        color = LOOKS[loop]["color"]
-        seconds.plot(rows["b"], rows["seconds_per_sample"] * 1e3, ".", color=color, alpha=0.4)
-        seconds.plot(middle.index, middle["seconds_per_sample"] * 1e3, **LOOKS[loop])
-        resident.plot(middle.index, middle["resident_megabytes"], **LOOKS[loop])
+        for axis, column, factor in zip(axes[0], ("seconds_per_sample", "resident_megabytes"), (1e3, 1), strict=True):
+            axis.plot(rows["b"], rows[column] * factor, ".", color=LOOKS[loop]["color"], alpha=0.4)
+            axis.plot(middle.index, middle[column] * factor, **LOOKS[loop])
+    n = timed["n"].max()
     for axis in axes[0]:
         _ticks(axis, sorted(timed["b"].unique()))
-        axis.set(xlabel=f"micro-batch size b, at N = {timed['n'].max()}", ylim=(0, None))
-    seconds.set(ylabel="milliseconds per sample, one thread", title="1 M parameters")
-    resident.set(ylabel="MiB of growth of the resident set", title="1 M parameters")
-    look.legend(figure, seconds)
+        axis.set(xlabel=f"samples b in a micro-batch, of {n} in a window", ylim=(0, None))
+    axes[0, 0].set(ylabel="milliseconds", title="time for each sample, one thread")
+    axes[0, 1].set(ylabel="MiB", title="growth of the process")
+    numbers = summarise(frame)
+    look.title(
+        figure,
+        f"Micro-batches of 1 take {numbers['seconds_per_sample_ratio']:.1f} times as long for each sample as a batch "
+        f"of {n}",
+        f"A GPT of {DETAILED} parameters on real text. Dots: single runs; lines: their medians.",
+    )
+    look.legend(figure, axes[0, 0])
     return {"memory_timings": figure}

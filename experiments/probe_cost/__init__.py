@@ -9,6 +9,7 @@ wrong loops each of the two finds; and how often verdicts from random sizes and 
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,17 @@ from experiments.probe_cost.timings import (
 )
 from experiments.probe_cost.verdicts import all_loops, find_bug, judge, wrong_loops
 
+VERDICT, COMMAND = ("verdict", f"{TIMED[0]}, both objectives"), ("command", TIMED[0])
+WORDS = {  # what is drawn, in plain words
+    ("probe", "loop"): "the loop alone",
+    ("probe", "probe"): "the loop, watched by a probe",
+    ("verdict", f"{TIMED[0]}, one size"): "a verdict at one size",
+    ("verdict", f"{TIMED[0]}, sample"): "a verdict, one objective",
+    VERDICT: "a verdict, both objectives",
+    COMMAND: "the command accumcheck check, from start to end",
+    ("trainparity", "check"): "a check of trainparity 0.1.0",
+}
+SIZES = {"n": "samples n", "b": "micro-batch size b", "k": "accumulation steps k"}
 TABLES = {
     "probe_cost": ["part", "subject", "repetition", "n", "b", "k", "seconds"],
     "probe_cost_bugs": ["expected", "loop", "objective", "accumcheck", "trainparity", "trainparity_phase"],
@@ -170,22 +182,49 @@ def _rounded(numbers: Any) -> Any:
     return float(f"{numbers:.4g}") if isinstance(numbers, float) else numbers
 
 
+def from_tables(read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    """What is drawn: the times."""
+    return read("probe_cost")
+
+
 def plot(frame: pd.DataFrame) -> Figure:
-    """One probe's time, and the loop's alone, against each of the three sizes."""
-    growth = frame[frame["part"] == "growth"]
-    figure, axes = look.panels(1, 3, width=10.0, height=3.6, sharey=True)
-    words = {"n": "samples n", "b": "micro-batch size b, in samples", "k": "accumulation steps k"}
-    for axis, (size, (values, others)) in zip(axes[0], GROWTH.items(), strict=True):
-        for name, label, color, marker in (
-            ("probe", "one probe, watching included", "#0072B2", "o"),
-            ("loop", "the loop alone", "#D55E00", "s"),
-        ):
-            line = growth[growth["subject"] == f"{name} by {size}"]
-            axis.plot(line[size], line["seconds"] * 1e3, color=color, marker=marker, label=label)
-        axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
-        axis.set_xticks(values, [str(value) for value in values])
-        axis.set(xlabel=words[size], title=", ".join(f"{name} = {value}" for name, value in others.items()))
-    axes[0, 0].set_ylabel("time of 2 epochs (ms)")
-    look.legend(figure, axes[0, 1])
+    """How long things take, and how many times as long as the loop a probe takes, against each of the three sizes."""
+    figure, axes = look.panels(1, 2, height=3.5, width_ratios=(3, 2))
+    times, growth = axes[0]
+    timed = frame.groupby(["part", "subject"])["seconds"]
+    found = {words: timed.get_group(key) for key, words in WORDS.items() if key in timed.groups}
+    for place, seconds in enumerate(found.values()):
+        times.plot([seconds.min(), seconds.max()], [place, place], color=look.INK, linewidth=1)
+        times.plot([seconds.median()], [place], "o", color="#0072B2", markersize=7)
+        told = f"{seconds.median():.2g} s" if seconds.median() >= 0.1 else f"{seconds.median() * 1e3:.2g} ms"
+        times.annotate(told, (seconds.max(), place), (8, 0), textcoords="offset points", va="center", fontsize=9)
+    times.set_yticks(range(len(found)), ["\n".join(textwrap.wrap(words, 24)) for words in found], fontsize=9)
+    times.set(xscale="log", xlabel="seconds, median of the runs", ylim=(len(found) - 0.5, -0.5))
+    times.set_xlim(right=6 * max(seconds.max() for seconds in found.values()))
+    grown = frame[frame["part"] == "growth"]
+    for (size, (values, _)), color, marker in zip(
+        GROWTH.items(), ("#0072B2", "#D55E00", "#009E73"), "osD", strict=True
+    ):
+        probe, loop = (
+            grown[grown["subject"] == f"{what} by {size}"].groupby(size)["seconds"].median()
+            for what in ("probe", "loop")
+        )
+        ratio = (probe / loop).reindex(values)
+        growth.plot(ratio.index, ratio, color=color, marker=marker, label=SIZES[size])
+    growth.axhline(1, color="#333333", linewidth=1.2, linestyle=(0, (2, 2)), zorder=0)
+    growth.set_xscale("log", base=2)
+    growth.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
+    growth.set(
+        xlabel="the size that grows", ylabel="probe / the loop alone", ylim=(0.9, 1.4 * growth.get_ylim()[1] - 0.4)
+    )
+    growth.legend(loc="upper right", frameon=False, fontsize=9)
+    both, command = (timed.get_group(key).median() for key in (VERDICT, COMMAND))
+    probed = timed.get_group(("probe", "probe")).median() / timed.get_group(("probe", "loop")).median()
+    look.title(
+        figure,
+        f"A verdict takes {both:.1f} s, the command {command:.0f} s with its start; a probe takes {probed:.1f} times "
+        "the "
+        "loop's time",
+        "Published loops and a tiny model, on one machine; each time is of a fresh process or a median of runs.",
+    )
     return figure

@@ -15,12 +15,12 @@ shown: momentum, decay, smoothing by a logger.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from experiments.lab import look
 from experiments.lab.runner import Bench, Row
@@ -29,6 +29,7 @@ from experiments.smoothness.log import train
 N, BATCH = 32, 4  # N is fixed while b varies, BATCH while k varies
 SAMPLES = 1536
 RATE = 0.1
+PARTS = {"smoothness": "jumpiness", "smoothness_curve": "curve"}  # by the tables that they are written to
 SHOWN = {"problem": "gpt-windows", "b": BATCH, "k": N // BATCH, "rate": "same", "seed": 0}
 RECORDINGS: dict[str, dict[str, Any]] = {
     "micro-batch": {"color": "#888888", "marker": "s", "label": "every micro-batch"},
@@ -69,8 +70,7 @@ def measure(problem: str, b: int, k: int, rate: str, seed: int, samples: int) ->
 
 def tables(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Jumpiness of every training, and the points of the one that is shown."""
-    parts = {"smoothness": "jumpiness", "smoothness_curve": "curve"}
-    return {title: frame[frame["part"] == part].dropna(axis=1).drop(columns="part") for title, part in parts.items()}
+    return {title: frame[frame["part"] == part].dropna(axis=1).drop(columns="part") for title, part in PARTS.items()}
 
 
 def summarise(frame: pd.DataFrame) -> dict[str, Any]:
@@ -135,62 +135,70 @@ def check(numbers: dict[str, Any]) -> None:
     assert numbers["smoother_by"] > 4, "rarer updates do not smooth the curve of windows"
 
 
+def from_tables(read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    """The frame: its two parts."""
+    return pd.concat([read(title).assign(part=part) for title, part in PARTS.items()], ignore_index=True)
+
+
 def plot(frame: pd.DataFrame) -> Figure:
     """Above: one training in three recordings. Below: jumpiness at a fixed N, then at a fixed b with two rules."""
-    figure, axes = look.panels(2, 3, height=3.3)
+    figure, axes = look.panels(2, 3, height=2.9, sharey="row")
     curve, table = (tables(frame)[title] for title in ("smoothness_curve", "smoothness"))
     expected = curve[curve["recording"] == "expected loss"]
+    alone = {"color": look.INK, "linewidth": 1.3, "label": "expected loss alone, on held-out samples"}
     for axis, (recording, style) in zip(axes[0], RECORDINGS.items(), strict=True):
         points = curve[curve["recording"] == recording]
         marks = {**style, "markersize": 2 if recording == "micro-batch" else 3.5}
         axis.plot(points["seen"], points["loss"], linewidth=0.9, **marks)
-        axis.plot(expected["seen"], expected["loss"], color=look.INK, linewidth=1.3, label="expected loss (held out)")
+        axis.plot(expected["seen"], expected["loss"], **alone)
         value = table.loc[_is_shown(table) & (table["recording"] == recording), "jumpiness"].item()
-        axis.set_title(f"{style['label']}\n{len(points)} points, jumpiness {value:.2f}", fontsize=9.5)
+        axis.set_title(f"{style['label']}\njumpiness {value:.2f}", fontsize=9.5)
         axis.set(xlabel="samples seen", ylim=(curve["loss"].min() - 0.1, curve["loss"].quantile(0.995) + 0.2))
-        axis.tick_params(labelleft=axis is axes[0, 0])
-    axes[0, 0].set_ylabel(f"GPT on text, b = {BATCH}, k = {N // BATCH}\nloss, in nats")
     mlp = table[table["problem"] == "mlp"]
     fixed_n = mlp[(mlp["b"] * mlp["k"] == N) & (mlp["rate"] == "same")]
     fixed_b = mlp[mlp["b"] == BATCH]
-    for axis, part, x, label in (
-        (axes[1, 0], fixed_n, "b", f"micro-batch size b\nN = {N}: the same training"),
-        (
-            axes[1, 1],
-            fixed_b[fixed_b["rate"] == "same"],
-            "k",
-            f"accumulation steps k\nb = {BATCH}, learning rate {RATE}",
-        ),
-        (
-            axes[1, 2],
-            fixed_b[(fixed_b["rate"] == "scaled") | (fixed_b["k"] == 1)],
-            "k",
-            f"accumulation steps k\nb = {BATCH}, learning rate {RATE}·k",
-        ),
+    for axis, part, x, title in (
+        (axes[1, 0], fixed_n, "b", f"one training, N = {N}"),
+        (axes[1, 1], fixed_b[fixed_b["rate"] == "same"], "k", f"b = {BATCH}, rate {RATE}"),
+        (axes[1, 2], fixed_b[(fixed_b["rate"] == "scaled") | (fixed_b["k"] == 1)], "k", f"b = {BATCH}, rate {RATE}·k"),
     ):
         for recording, style in RECORDINGS.items():
             values = part[part["recording"] == recording].groupby(x)
             jumps, theory = values["jumpiness"].agg(["mean", "min", "max"]), values["theory"].mean()
             ends = [jumps["mean"] - jumps["min"], jumps["max"] - jumps["mean"]]
-            axis.plot(theory.index, theory, color=style["color"], linewidth=1.2, label=f"theory, {style['label']}")
-            apart = 1.12 if recording == "last micro-batch" else 1  # or it would hide the other
-            axis.errorbar(jumps.index * apart, jumps["mean"], ends, linestyle="none", markersize=5, capsize=2, **style)
+            wide = {"linewidth": 5, "alpha": 0.35} if recording == "micro-batch" else {"linewidth": 1.2}
+            axis.plot(theory.index, theory, color=style["color"], **wide)
+            hollow = {"markerfacecolor": "none", "markersize": 9} if recording == "last micro-batch" else {}
+            axis.errorbar(
+                jumps.index, jumps["mean"], ends, linestyle="none", capsize=2, **{"markersize": 5, **style, **hollow}
+            )
         own = part[part["recording"] == "window"].groupby(x)["curve"].mean()
-        axis.plot(own.index, own, color=look.INK, linewidth=1.3, linestyle="--", label="expected loss itself")
-        axis.set(yscale="log", xlabel=label, ylim=(0.008, 5))
+        axis.plot(own.index, own, **alone)
+        axis.set(yscale="log", ylim=(0.008, 5), title=title)
+        axis.set_yticks([0.01, 0.1, 1], ["0.01", "0.1", "1"])
+        axis.title.set_fontsize(10)
+        axis.set_xlabel("samples b in a micro-batch" if x == "b" else "micro-batches k in an update")
         axis.set_xscale("log", base=2)
         axis.set_xticks(jumps.index, [str(value) for value in jumps.index])
-    axes[1, 0].set_ylabel("MLP on digits\njumpiness, in nats")
-    handles, labels = axes[1, 2].get_legend_handles_labels()
-    kept = {label: handle for handle, label in zip(handles, labels, strict=True) if not label.startswith("theory")}
-    theory_line = Line2D([], [], color="#555555", linewidth=1.2)
-    figure.legend(
-        [*kept.values(), theory_line],
-        [*kept, "theory, nothing fitted (lines)"],
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
+    for row, label in zip(axes, ("GPT on text: loss, in nats", "MLP on digits: jumpiness"), strict=True):
+        for axis in row[: None if look.is_narrow() else 1]:
+            axis.set_ylabel(label)
+    mine = summarise(frame)["mlp"]
+    same = mine["window_differs_by"] < 1e-3
+    look.title(
+        figure,
+        (
+            "Accumulation does not make training noisier, logging does: "
+            if same
+            else "What is logged makes curves jumpy: "
+        )
+        + f"every micro-batch of {BATCH} looks {mine['micro_batch_ratio'][str(BATCH)]:.1f} times as jumpy as the "
+        f"batch of {N}" + (", the mean of a window does not" if same else ""),
+        f"Above: one training, b = {BATCH}, k = {N // BATCH}. Jumpiness: the typical step from one point to the "
+        "next, over "
+        "√2. Coloured lines below: theory, nothing fitted.",
     )
+    look.legend(figure, axes[1, 0], columns=2)
     return figure
 
 

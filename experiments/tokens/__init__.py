@@ -48,13 +48,14 @@ SPREADS = (0.0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8)
 EPOCHS_BEFORE: tuple[int, ...] = (0, 1)  # of training with the token mean
 LINES = 4096  # to train on, and as many others to measure on
 LOOKS: dict[str, dict[str, Any]] = {
-    "random": {
-        "marker": "D",
-        "markerfacecolor": look.LOOPS["accumulate_samples"]["color"],
-        "label": "random tokens masked",
+    "random": {"marker": "D", "color": look.LOOPS["accumulate_samples"]["color"], "label": "random tokens masked"},
+    "line ends": {
+        "marker": "o",
+        "color": "#0072B2",
+        "markerfacecolor": "white",
+        "label": "ends of lines masked, as by padding",
     },
-    "line ends": {"marker": "o", "markerfacecolor": "white", "label": "ends of lines masked, as by padding"},
-    "as they are": {"marker": "x", "label": "lines as they are, 1, 2 or 4 to a micro-batch"},
+    "as they are": {"marker": "x", "color": "#D55E00", "label": "lines as they are, 1, 2 or 4 to a micro-batch"},
 }
 
 
@@ -166,23 +167,31 @@ def check(numbers: dict[str, Any]) -> None:
 def plot(frame: pd.DataFrame) -> Figure:
     """Error against the spread of counts, a panel for each stage of training, over the curve of theory."""
     stages = sorted(frame["epochs"].unique())
-    figure, axes = look.panels(1, len(stages), width=9.0, height=4.4, sharey=True)
+    figure, axes = look.panels(1, len(stages), height=3.7, sharey=True)
     spread = torch.linspace(0, max(SPREADS), 100)
     for axis, epochs in zip(axes[0], stages, strict=True):
         stage = frame[frame["epochs"] == epochs]
         share = stage.loc[stage["masking"] == "random", "noise_share"].mean()
         curve = share**0.5 * spread / (1 - spread**2).sqrt()
-        axis.plot(spread, curve, color=look.INK, linewidth=1.2, label="theory, for random masks")
+        axis.plot(spread, curve, color=look.INK, linewidth=1.2, label="theory for random masks, nothing fitted")
         for masking, marks in LOOKS.items():
             points = stage[stage["masking"] == masking].groupby("b" if masking == "as they are" else "cv")
-            mean = points[["cv", "error", "theory"]].mean()
-            axis.plot(mean["cv"], mean["error"], linestyle="", color=look.LOOPS["accumulate_samples"]["color"], **marks)
-        # The last ones lie off the curve, as their counts have other totals and another distribution.
-        dashes = {"color": look.INK, "linestyle": "", "marker": "_", "markersize": 11}
-        axis.plot(mean["cv"], mean["theory"], label="theory for those", **dashes)
-        trained = f"after {epochs} epoch{'s' if epochs > 1 else ''}" if epochs else "not trained"
-        axis.set_title(f"{trained}\nnoise is {share:.0%} of the gradient's square", fontsize=10)
-        axis.set_xlabel("CV of token counts")
-    axes[0, 0].set_ylabel("relative error of the gradient")
+            mean = points[["cv", "error"]].mean()
+            axis.plot(mean["cv"], mean["error"], linestyle="", **marks)
+        trained = f"after {epochs} epoch{'s' if epochs > 1 else ''} of training" if epochs else "before training"
+        axis.set_title(f"{trained}\n{look.percent(share)} of the squared gradient is noise", fontsize=10)
+        axis.set_xticks([0, 0.25, 0.5, 0.75], ["all equal", "±25 %", "±50 %", "±75 %"])
+    look.labels(axes, x="token counts, about their mean", y="error of the gradient, relative")
+    numbers = summarise(frame)
+    before, after = (numbers[f"epochs{epochs}"]["error_at_half"]["random"] for epochs in (stages[0], stages[-1]))
+    exact = numbers["equal_counts_error"] < 1e-9
+    look.title(
+        figure,
+        f"Where token counts differ by ±50 %, micro-batches that weigh alike make the gradient {look.percent(before)} "
+        f"wrong before training and {look.percent(after)} after {stages[-1]} epoch{'s' if stages[-1] > 1 else ''}",
+        f"A small GPT on lines of real text, windows of {STEPS} micro-batches."
+        + " Equal counts: no error." * exact
+        + " The more of the gradient is noise, the more wrong weights matter. ±: standard deviation.",
+    )
     look.legend(figure, axes[0, 0], columns=2)
     return figure

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import random
+import textwrap
 from typing import Any
 
 import pandas as pd
@@ -25,7 +26,10 @@ from accumcheck.task import Sizes, unmasked
 from accumcheck.training.lockstep import Run, lockstep
 from accumcheck.training.problem import DTYPES, OPTIMIZERS, Case
 from accumcheck.training.tolerance import SAFETY, judge, neutral_runs
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from experiments.lab import look
 from experiments.lab.oracle import expected
@@ -33,6 +37,14 @@ from experiments.lab.runner import Bench, Row
 from experiments.tolerance.trained import TRAINED
 
 WRONG = ("published_fix", "published_fix_undivided", "early_first_step", "accumulate_samples", "accumulate_tokens")
+EXACT = -4.0  # decades; where loops that agree to the last digit stand
+DOUBTFUL: dict[str, Any] = {
+    "marker": "x",
+    "color": look.INK,
+    "alpha": 0.6,
+    "markeredgewidth": 0.7,
+    "label": "inconclusive: no verdict",
+}
 FLOORS = {"all": slice(None), "permuted only": slice(0, None, 2), "perturbed only": slice(1, None, 2)}
 
 
@@ -133,27 +145,62 @@ def check(numbers: dict[str, Any]) -> None:
 def plot(frame: pd.DataFrame) -> Figure:
     """Decades above the floor, a dot for every case, a row for every loop, a panel per dtype."""
     frame = frame[frame["floor"] == "all"]
-    figure, axes = look.panels(1, 3, height=3.6, sharey=True)
+    figure, axes = look.panels(1, 3, height=3.7, sharex=True, sharey=True)
+    line, furthest = math.log10(SAFETY), frame["above_floor"].max()
+    names = {loop: "\n".join(textwrap.wrap(style["label"], 23)) for loop, style in look.LOOPS.items()}
     for axis, dtype in zip(axes[0], DTYPES, strict=True):
         part = frame[frame["dtype"] == dtype]
+        axis.axvspan(EXACT - 0.7, line, **look.NOISE)
         for row, (loop, style) in enumerate(look.LOOPS.items()):
-            dots = part[part["loop"] == loop]
-            scatter = (dots["seed"] * 0.6180339887) % 1 - 0.5  # the same for every run, and even
-            axis.plot(
-                dots["above_floor"].clip(lower=-1.5),
-                row + 0.6 * scatter,
-                ".",
-                rasterized=True,
-                color=style["color"],
-                markersize=4,
-                alpha=0.5,
-            )
-        axis.axvline(math.log10(SAFETY), color="black", linewidth=1.2)
-        axis.annotate(
-            "tolerance", (math.log10(SAFETY), -0.75), (4, 0), textcoords="offset points", fontsize=8, va="center"
-        )
-        axis.set(title=dtype, xlim=(-1.9, max(3.2, part["above_floor"].max() + 0.5)))
-    figure.supxlabel("worst distance in decades above its noise floor (exact agreement: left edge)", fontsize=10)
-    axes[0, 0].set_yticks(range(len(look.LOOPS)), [style["label"] for style in look.LOOPS.values()])
-    axes[0, 0].set_ylim(len(look.LOOPS) - 0.5, -1)
+            for called in (True, False):
+                dots = part[(part["loop"] == loop) & ((part["verdict"] != "inconclusive") == called)]
+                scatter = (dots["seed"] * 0.6180339887) % 1 - 0.5  # the same for every run, and even
+                marks = {"marker": ".", "color": style["color"], "alpha": 0.5} if called else DOUBTFUL
+                x = dots["above_floor"].clip(lower=EXACT)
+                axis.plot(x, row + 0.6 * scatter, linestyle="", markersize=4, rasterized=True, **marks)
+        axis.axvline(line, color="black", linewidth=1.2)
+        ticks = [0, 5, 10, 15]
+        axis.set_xticks([EXACT, *ticks], ["exact", *(f"$10^{{{tick}}}$" if tick else "1" for tick in ticks)])
+        axis.set(title=f"{dtype}\n{_doubtful(part)}", xlim=(EXACT - 0.7, furthest + 0.5))
+        axis.title.set_fontsize(9.5)
+        axis.set_yticks(range(len(names)), list(names.values()), fontsize=9)
+        axis.set_ylim(len(names) - 0.5, -0.6)
+    look.labels(axes, x="distance / measured noise")
+    rows = table(frame)
+    false_alarms, missed = int(rows["false_alarms"].sum()), int(rows["missed_bugs"].sum())
+    blind = [dtype for dtype in DTYPES if (frame[frame["dtype"] == dtype].pipe(_called_right) == 0)]
+    look.title(
+        figure,
+        f"{_none(false_alarms)} false alarm{'s' * (false_alarms > 1)} and {_none(missed).lower()} missed "
+        f"bug{'s' * (missed > 1)} in {frame['seed'].nunique():,} random cases"
+        + (f"; in {' and '.join(blind)} no loop can be called right" if blind else ""),
+        f"A dot is the worst tensor of one loop on one case. Black line: the tolerance, {SAFETY:.0f} × the measured "
+        "noise. Inconclusive: the "
+        "difference is too near to rounding, or rounding could hide a small bug.",
+    )
+    handles: list[Artist] = [Line2D([], [], linestyle="", markersize=5, **DOUBTFUL)]
+    handles.append(Patch(**look.NOISE))
+    look.legend(figure, handles=handles, columns=2)
     return figure
+
+
+def _none(count: int) -> str:
+    return f"{count:,}" if count else "No"
+
+
+def _called_right(part: pd.DataFrame) -> int:
+    return int((part["verdict"] == "equivalent").sum())
+
+
+def _doubtful(part: pd.DataFrame) -> str:
+    """How many right and wrong loops got no verdict."""
+    doubtful, right = part["verdict"] == "inconclusive", part["loop"] == "correct"
+    if not doubtful.any():
+        return "inconclusive:\nnone"
+    told = [
+        f"{'all ' if count == of else f'{count:,} of '}{of:,} {name}"
+        for name, which in (("right", right), ("wrong", ~right))
+        for count, of in [(int((doubtful & which).sum()), int(which.sum()))]
+        if count
+    ]
+    return "inconclusive:\n" + ", ".join(told)

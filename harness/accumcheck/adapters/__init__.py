@@ -212,7 +212,8 @@ ADAPTERS = (
         ), group="recipe",
     ),
     Adapter(
-        "torchtune", "torchtune", "recipes of 0.6.1; LoRA, QAT on main", "torch", file="recipes", function="torchtune",
+        "torchtune", "torchtune", "full, LoRA, QAT recipes of 0.6.1; LoRA, QAT on main", "torch", file="recipes",
+        function="torchtune",
         source="torchtune 0.6.1", absent=(("short last micro-batch", f"{TORCHTUNE}v0.6.1{FINETUNE}#L600"),),
         group="recipe",
     ),

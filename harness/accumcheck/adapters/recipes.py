@@ -57,7 +57,8 @@ def nanogpt(task: Task, max_norm: float | None = None) -> None:
 def torchtune(task: Task, max_norm: float | None = None) -> None:
     """torchtune 0.6.1: sums of token losses, gradients divided by the window's tokens before the update.
 
-    Today's LoRA and QAT recipes do the same; those for preferences divide by k instead.
+    So do its LoRA and QAT recipes, and those of today. Recipes for preferences divide by k instead. Its count is of
+    labels before the shift, ours of those that are predicted: the same where the first label of a row is masked.
     https://github.com/meta-pytorch/torchtune/blob/v0.6.1/recipes/full_finetune_single_device.py#L667-L755
     """
     tokens = 0
