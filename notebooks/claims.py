@@ -16,9 +16,9 @@
 # %% [markdown]
 # # Gradient accumulation: the claims, one by one
 #
-# An article of 2025, "LLMs-from-scratch: how to do gradient accumulation right", and
-# [the book's pull request](https://github.com/rasbt/LLMs-from-scratch/pull/300) that it is about, claim eleven things.
-# Each has an experiment here, and a verdict. Models are small and run on the CPU, so a learning rate or a loss is no law for
+# An article of 2025, "LLMs-from-scratch: how to do gradient accumulation right", is about
+# [a book's pull request](https://github.com/rasbt/LLMs-from-scratch/pull/300) and makes ten claims. The last one here is made by
+# others. Each has an experiment, and a verdict. Models are small and run on the CPU, so a learning rate or a loss is no law for
 # large ones. Whether two trainings are *the same* does not depend on size.
 #
 # **Words.** A *micro-batch* has *b* samples. A *window* is what one optimizer step is made of: *k* micro-batches, so
@@ -90,8 +90,8 @@ display(Image(url="../results/figures/error_by_step.svg"))
 # %% tags=["hide-input"]
 # Alt: Errors by tail size and by the number of windows in an epoch, for SGD and AdamW. The shorter the tail, the larger the error of
 # its update; what it costs falls as epochs get more windows.
-# Caption: What dividing a tail of r micro-batches by k costs: the error of its own update, and of where training has got to. A small
-# GPT on lines of text.
+# Caption: What dividing a tail of r micro-batches by k costs: the error of its own update, and of where training has got to. An MLP
+# on scikit-learn's digits.
 display(Image(url="../results/figures/tail_weight.svg"))
 
 # %% [markdown]
@@ -116,7 +116,7 @@ display(Image(url="../results/figures/tokens.svg"))
 #
 # *Claim: {{ book.claim }}.* **{{ book.verdict }}**
 #
-# Pad both alike, and they are the same to the last digit. Without padding the classifier reads another token, and that is the
+# Pad both in the same way, and they are the same to the last digit. Without padding the classifier reads another token, and that is the
 # difference in the book's table, not accumulation. Accuracy hardly moves: {{ book.accuracy.1 × 8, padded | .1% }} padded and
 # {{ book.accuracy.1 × 8, not padded | .1% }} not, over {{ book.seeds }} seeds. The script's evaluation also draws from the
 # stream that shuffles. So from the second epoch on, {{ book.order.same_windows_later }} of {{ book.order.steps }} windows are
@@ -171,7 +171,8 @@ display(Image(url="../results/figures/batch_norm.svg"))
 # %% tags=["hide-input"]
 # Alt: Above, one training recorded in three ways: every micro-batch is jumpy, the last micro-batch before an update as well, the mean
 # over the window is smooth. Below, jumpiness against b and k with theory lines.
-# Caption: One training, three recordings, and where jumpiness comes from. An MLP on scikit-learn's digits. Lines are theory.
+# Caption: One training, three recordings, and where jumpiness comes from. Above, a small GPT on lines of text; below, an MLP on
+# scikit-learn's digits. Coloured lines are theory.
 # Data: smoothness.csv, smoothness_curve.csv
 display(Image(url="../results/figures/smoothness.svg"))
 
@@ -226,8 +227,7 @@ display(Image(url="../results/figures/symptom_tail.svg"))
 # {{ symptom.tokens.adamw_off.mean_of_means.held_out_loss.mean | +.3f }}
 # ({{ symptom.tokens.adamw_off.mean_of_means.held_out_loss.verdict }}).
 #
-# "No difference seen" has a limit: the widest interval of an accuracy reaches {{ symptom.told.accuracy.widest | points }} points to
-# either side.
+# "No difference seen" has a limit: the widest interval of an accuracy reaches {{ symptom.told.accuracy.widest | .1% }} to either side.
 
 # %% tags=["hide-input"]
 # Alt: Two rows of panels, for SGD and AdamW: training loss, gradient norm and held-out loss of a mean over tokens and of a mean of

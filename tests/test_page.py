@@ -320,6 +320,12 @@ def test_what_a_page_refuses(reason, tmp_path):
         rendered(tmp_path, REFUSED[reason])
 
 
+def test_lines_of_chinese_are_joined_without_a_space(tmp_path):
+    text = rendered(tmp_path, nbformat.v4.new_markdown_cell("## 梯度\n\n梯度\n累积 and\nmore\n\n梯度"))
+    assert "<p>梯度累积 and\nmore</p>\n<p>梯度</p>" in text
+    assert ">梯度</h2>" in text
+
+
 def test_a_page_needs_a_title(tmp_path):
     with pytest.raises(PageError, match=r"the first cell has no title: a line that starts with '# '"):
         rendered(tmp_path, title="No heading.")

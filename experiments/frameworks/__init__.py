@@ -24,7 +24,7 @@ from accumcheck.programs.simulate import window_mean
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from experiments.frameworks.document import COLOURS, SAYS, html, markdown, signed
+from experiments.frameworks.document import COLOURS, SAYS, html, markdown
 from experiments.frameworks.elsewhere import packages, rows_of
 from experiments.lab import look
 from experiments.lab.environments import UnavailableError
@@ -169,7 +169,7 @@ def plot(frame: pd.DataFrame) -> Figure:
             axis.text(
                 x,
                 y,
-                textwrap.fill(signed(own.loc[column]), 13),
+                textwrap.fill(look.signed(own.loc[column]), 13),
                 ha="center",
                 va="center",
                 fontsize=8.5,

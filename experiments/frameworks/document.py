@@ -9,14 +9,9 @@ from typing import Any
 import pandas as pd
 from accumcheck.adapters.conformance import COLUMNS, TAIL
 
-COLOURS = {
-    "equal": "#DDEEF8",
-    "documented": "#E6E0F0",
-    "policy": "#FFF2CC",
-    "some": "#F9D9BE",
-    "all": "#F0A583",
-    "none": "#F2F2F2",
-}
+from experiments.lab.look import CELLS, signed
+
+COLOURS = {**CELLS, "documented": "#E6E0F0", "some": "#F9D9BE", "all": "#F0A583"}
 SAYS = {
     "equal": "as full-batch training",
     "documented": "differs, as documented",
@@ -48,7 +43,6 @@ SAME = (
         "micro-batch is documented",
     ),
 )
-SIGNS = {"equal": "=", "policy": "≈", "differs": "≠", "none": ""}
 
 
 def markdown(cells: pd.DataFrame) -> str:
@@ -139,8 +133,3 @@ def _linked(text: str) -> str:
 def _cell(row: Any) -> str:
     text = signed(row)
     return f"[{text}]({row['thread']})" if row["thread"] else text
-
-
-def signed(row: Any) -> str:
-    """What a cell says, behind its sign."""
-    return "=" if row["text"] == "equal" else f"{SIGNS[row['kind']]} {row['text']}"

@@ -23,6 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from experiments.lab import look
 from experiments.lab.environments import UnavailableError, missing, prepare, read
 from experiments.lab.runner import Bench, Row
 
@@ -98,10 +99,9 @@ NAMES = {
     "fastai": ("fastai",),
     "optax": ("optax",),
 }
-COLOURS = {"equal": "#DDEEF8", "policy": "#FFF2CC", "differs": "#F6C6A6"}  # as in the matrix of frameworks
-UNKNOWN = "#F2F2F2"
+COLOURS = {**look.CELLS, "differs": "#F6C6A6"}
+UNKNOWN = look.CELLS["none"]
 LABELS, ABOVE = 2.6, 2.9  # width of labels in cells, height of titles in rows
-SIGNS = {"equal": "=", "policy": "≈", "differs": "≠"}
 FIX = ("transformers", "hf_trainer", "tokens")  # where the fix of October 2024 shows
 BEFORE, LOST = "4.45.2", "4.48.0"  # the last release without it, and one whose model that takes the count gets none
 
@@ -156,17 +156,12 @@ def changes(frame: pd.DataFrame) -> list[dict[str, str]]:
                 {
                     **{"package": str(package), "name": str(name), "column": str(column)},
                     **{"from": str(before["version"]), "to": str(after["version"])},
-                    **{"before": signed(before), "after": signed(after)},
+                    **{"before": look.signed(before), "after": look.signed(after)},
                 }
                 for before, after in pairwise(cells)
                 if (before["kind"], before["text"]) != (after["kind"], after["text"])
             ]
     return found
-
-
-def signed(cell: Any) -> str:
-    """What a cell says, behind its sign."""
-    return "=" if cell["text"] == "equal" else f"{SIGNS.get(cell['kind'], '')} {cell['text']}".strip()
 
 
 def skipped(frame: pd.DataFrame) -> list[dict[str, str]]:
@@ -237,11 +232,22 @@ def plot(frame: pd.DataFrame) -> Figure:
         _draw(axis, x, y, block)
     axis.set(xlim=(-LABELS, width), ylim=(lowest, 0), xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
-    axis.set_xlabel(
-        "= as full-batch training     ≈ another policy     ≠ differs, the weight for the weight that it should be\n"
-        "only behaviours that changed or differ have a row"
+    look.title(
+        figure,
+        _told(summarise(frame)["tokens"]),
+        "= as full-batch training, ≈ another policy, ≠ differs: the weight, for the weight that it should be. "
+        "Only behaviours that changed or differ have a row.",
     )
     return figure
+
+
+def _told(tokens: dict[str, str]) -> str:
+    """The story of the token fix, if these releases have it."""
+    order = list(tokens)
+    if tokens.get(LOST) != "differs" or BEFORE not in tokens:
+        return "What a framework does changes from release to release"
+    came, back = (next(v for v in order[order.index(after) :] if tokens[v] == "equal") for after in (BEFORE, LOST))
+    return f"Trainer's token fix came with {came}, was lost in {LOST} and is back since {back}"
 
 
 @dataclass(frozen=True)
@@ -293,6 +299,6 @@ def _draw(axis: Axes, left: float, top: float, block: Block) -> None:
             cell = block.cells.get((setting, column, version))
             colour = COLOURS.get(cell["kind"], UNKNOWN) if cell else UNKNOWN
             axis.add_patch(Rectangle((left + x + 0.02, y + 0.05), 0.96, 0.9, facecolor=colour, edgecolor="none"))
-            text = textwrap.fill(signed(cell) if cell else "not read", 18)
+            text = textwrap.fill(look.signed(cell) if cell else "not read", 18)
             size = 6.2 if "\n" in text else 7.5
             axis.text(left + x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=size, linespacing=0.95)

@@ -39,6 +39,9 @@ LOOPS: dict[str, dict[str, Any]] = {
     },
     "early_first_step": {"color": "#D55E00", "marker": "v", "linestyle": ":", "label": "batch_idx % k == 0"},
 }
+# Of cells that say what a framework does: as full-batch training, by another policy, or nothing to see.
+CELLS = {"equal": "#DDEEF8", "policy": "#FFF2CC", "none": "#F2F2F2"}
+SIGNS = {"equal": "=", "policy": "≈", "differs": "≠"}
 INK, FAINT = "#222222", "#555555"
 NOISE: dict[str, Any] = {
     "color": "#999999",
@@ -146,6 +149,15 @@ def percent(share: float, digits: int = 0) -> str:
     '9.5\xa0%'
     """
     return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def signed(cell: Any) -> str:
+    """What a cell says, behind its sign.
+
+    >>> signed({"kind": "differs", "text": "1/4 for 1/3"}), signed({"kind": "equal", "text": "equal"})
+    ('≠ 1/4 for 1/3', '=')
+    """
+    return "=" if cell["text"] == "equal" else f"{SIGNS.get(cell['kind'], '')} {cell['text']}".strip()
 
 
 def power(number: float) -> str:

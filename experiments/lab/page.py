@@ -37,6 +37,8 @@ from experiments.lab.svg import inline
 from experiments.lab.writer import RESULTS, write_atomically
 
 _NOTE = re.compile(r"^# (Alt|Caption|Data): (.*(?:\n# (?!(?:Alt|Caption|Data): ).*)*)\n?", re.M)
+# Chinese has no spaces between words, so a line's end is none either.
+_CHINESE_BREAK = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])(?:\n| +)(?=[\u3000-\u9fff\uff00-\uffef])")
 _IMAGE = re.compile(r'<img src="([^"]+)"[^>]*>')
 _SCROLL = '<div class="scroll" tabindex="0" role="group" aria-label="{}">'
 
@@ -144,7 +146,7 @@ class _Prose:
 
     def html(self, source: str) -> Markup:
         """A cell; the first heading of the first cell becomes the page's title and is left out."""
-        tokens = self._markdown.parse(source)
+        tokens = self._markdown.parse(_CHINESE_BREAK.sub("", source))
         for index, token in enumerate(tokens):
             self._mend(token.children or [])
             if token.type == "inline" and tokens[index - 1].tag == "h2":
@@ -158,7 +160,7 @@ class _Prose:
 
     def line(self, source: str) -> Markup:
         """One line of text, without a paragraph around it."""
-        tokens = self._markdown.parseInline(source)
+        tokens = self._markdown.parseInline(_CHINESE_BREAK.sub("", source))
         self._mend(tokens[0].children or [])
         return self._render(tokens)
 
@@ -187,7 +189,8 @@ def _plain(token: Token) -> str:
 
 def _code(cell: nbformat.NotebookNode, prose: _Prose, results: Path, language: str) -> dict[str, Any]:
     """What the template shows of a code cell: its code without the notes, and its outputs."""
-    notes = {name: " ".join(text.replace("\n#", " ").split()) for name, text in _NOTE.findall(cell.source)}
+    found = {name: _CHINESE_BREAK.sub("", text.replace("\n#", " ")) for name, text in _NOTE.findall(cell.source)}
+    notes = {name: " ".join(text.split()) for name, text in found.items()}
     caption = prose.line(notes.get("Caption", ""))
     shown: list[dict[str, Any]] = []
     for output in cell.outputs:
