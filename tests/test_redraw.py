@@ -14,7 +14,7 @@ from experiments.lab import look
 from experiments.lab.redraw import CannotRedrawError, as_read, drawn, main
 from experiments.lab.writer import RESULTS, draw
 
-ELSEWHERE = {"frameworks", "history", "symptom"}  # not drawn from their tables, or not by ``look``
+ELSEWHERE = {"frameworks", "history"}  # not drawn from their tables, or not by ``look``
 REDRAWN = [name for name in NAMES if name not in ELSEWHERE]
 SMALL = {"round_trip", "watching", "start_up"}  # of one panel, and on no page
 
