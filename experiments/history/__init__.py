@@ -230,8 +230,8 @@ def plot(frame: pd.DataFrame) -> Figure:
     axis = figure.subplots()
     for x, y, block in places:
         _draw(axis, x, y, block)
-    axis.set(xlim=(-LABELS, width), ylim=(lowest, 0), xticks=[], yticks=[])
-    axis.spines[:].set_visible(False)
+    axis.set(xlim=(-LABELS, width), ylim=(lowest, 0))
+    axis.axis("off")
     look.title(
         figure,
         _told(summarise(frame)["tokens"]),
