@@ -19,4 +19,5 @@ NAMES = (
     *("book", "batch_norm"),
     *("memory", "precision"),
 )
-SLOW = ("probe_cost", "round_trip", "start_up", "history", "symptom")  # minutes: made when named, or with --full
+# Those that take minutes are made when named, or with --full.
+SLOW = ("scale", "probe_cost", "round_trip", "start_up", "history", "symptom")

@@ -18,12 +18,12 @@
 # # Your gradient accumulation is probably not the large batch
 #
 # Gradient accumulation makes a promise: add up the gradients of *k* micro-batches, step once, and you train as with a
-# batch *k* times as large. We checked the promise to the last digit, in {{ frameworks.known.frameworks }} frameworks and in
+# batch *k* times as large. We checked the promise weight by weight, in {{ frameworks.known.frameworks }} frameworks and in
 # the loops that people copy. It is often broken.
 #
 # - **Hugging Face's Trainer** trains {{ architectures.sequence classifier.ignore_count | count }} of
 #   {{ architectures.sequence classifier.classes }} kinds of text classifier with a gradient *k* times too large.
-# - **The end of an epoch** is where most settings differ from the large batch. Of {{ frameworks.settings }} settings of frameworks and recipes,
+# - **Unequal micro-batches and the end of an epoch** are where settings differ. Of {{ frameworks.settings }} settings of frameworks and recipes,
 #   {{ frameworks.equal.tail }} give the last, short window its right weight.
 # - **The published fix** of a well-known book's loop, `(batch_idx + 1) % k == 0 or last`, is still wrong wherever an epoch does
 #   not divide evenly.
@@ -34,8 +34,8 @@
 # ## See it
 #
 # A training loop is a table of weights. A row is an optimizer step, a column is a sample. A batch of four gives each of its
-# samples `1/4`. If two loops have the same table, the same optimizer and the same learning rates, they are the same training.
-# This holds for every model whose samples do not influence each other.
+# samples `1/4`. If two loops have the same table, the same optimizer and the same learning rates, they are the same training,
+# up to rounding. This holds for every model whose samples do not influence each other and that draws no random numbers.
 #
 # Choose a loop and move the sliders. Orange cells are wrong.
 
@@ -43,8 +43,8 @@
 # Alt: Four heat maps of weights, optimizer steps downwards and samples to the right. With the bug the first update holds
 # one sample alone and all others are shifted. The published fix steps where it should, but its tail has weights of a quarter for a
 # third, outlined as wrong. Correct accumulation equals full-batch training.
-# Caption: Micro-batches of *b* samples, *k* of them in a window. The bars show the worst step at every data set length: most wrong
-# loops are right where the length divides evenly.
+# Caption: Micro-batches of *b* samples, *k* of them in a window. The bars show the worst step at every data set length. Loops
+# that only get the end of an epoch wrong look right where the length is a multiple of *N*.
 # Data: contributions.csv, contributions_lengths.csv
 from accumcheck.programs.rules import Program, Shape
 from accumcheck.widget import State, fragment
@@ -79,7 +79,7 @@ display(HTML(fragment(state, fallback='<img src="../results/figures/contribution
 # +            optimizer.zero_grad()
 # ```
 #
-# A language model's loss is a mean over tokens, so count `(targets != -100).sum()` in place of `len(targets)`. Clip behind
+# A language model's loss is a mean over tokens, so count `(targets != -100).sum()` in place of `len(targets)`. Clip after
 # the inner loop, before the step. Move the schedule once a step.
 
 # %% [markdown]
@@ -89,12 +89,12 @@ display(HTML(fragment(state, fallback='<img src="../results/figures/contribution
 # loss itself. Causal language models use the number: {{ architectures.causal language model.same }} of
 # {{ architectures.causal language model.classes }} are right. Classifiers take it and ignore it. The issue is
 # [known](https://github.com/huggingface/transformers/issues/47688). Until it is fixed, set
-# `model.accepts_loss_kwargs = False`.
+# `model.accepts_loss_kwargs = False` before you make the Trainer. Micro-batches of unequal size still weigh the same then.
 
 # %% tags=["hide-input"]
 # Alt: Ratio of accumulated to full-batch gradient for families of models and five kinds of head. Causal language models lie at one,
 # nearly all classifiers at k.
-# Caption: Small models with random weights, from their configurations; transformers of the version named below, on the CPU.
+# Caption: Small models with random weights, from their configurations; transformers {{ architectures.transformers }}, on the CPU.
 display(Image(url="../results/figures/architectures.svg"))
 
 # %% [markdown]
@@ -117,7 +117,7 @@ display(HTML(Path("../results/frameworks.html").read_text()))
 # accumulation steps, look here first.
 #
 # **In the model, early at most.** Under SGD without clipping, held-out accuracy after three epochs changes by
-# {{ symptom.trainer.sgd_off.as_it_is.early_accuracy.mean | points }} points. At the end nothing is left of it. With clipping, or with
+# {{ symptom.trainer.sgd_off.as_it_is.early_accuracy.mean | points }} points. At the end no difference is seen. With clipping, or with
 # AdamW, which divides a constant factor away, we saw no difference in accuracy at all. With the remedy, all curves are those of
 # the one batch.
 
@@ -156,7 +156,7 @@ display(Image(url="../results/figures/symptom.svg"))
 # %% [markdown]
 # ## Why tests do not see it
 #
-# Test sets divide evenly. Of {{ ragged_lengths.lengths }} data set lengths, the published fix is right at
+# A test whose data divides evenly cannot see a wrong tail. Of {{ ragged_lengths.lengths }} data set lengths, the published fix is right at
 # {{ ragged_lengths.published_fix.equivalent }}: the multiples of *N = b · k*.
 
 # %% tags=["hide-input"]
@@ -173,7 +173,7 @@ display(Image(url="../results/figures/ragged_lengths.svg"))
 # %% tags=["hide-input"]
 # Alt: Distance between a loop's parameters and those of full-batch training, relative to the way that training went. Under SGD the
 # undivided loss ends about as far off as the whole way; under AdamW orders of magnitude nearer.
-# Caption: A small GPT on lines of text, {{ drift.steps }} steps, both runs free; grey is the measured noise.
+# Caption: A small GPT on lines of text, {{ drift.steps }} steps, both runs free; the grey area is what rounding explains.
 display(Image(url="../results/figures/drift.svg"))
 
 # %% [markdown]
@@ -186,15 +186,15 @@ display(Image(url="../results/figures/drift.svg"))
 # | --- | --- | --- |
 # | [steps at the first micro-batch](../results/claims.html#the-condition-steps-at-the-first-micro-batch) | {{ contributions.claims.first_iteration.verdict }} | `i % k == 0` makes the first update of one micro-batch |
 # | [leftovers are not handled](../results/claims.html#leftovers-are-not-handled) | {{ contributions.claims.leftovers.verdict }} | they join the next epoch; only the last ones are lost |
-# | [the fix handles first step, tail and end](../results/claims.html#the-fix-handles-first-step-tail-and-end) | {{ contributions.claims.fix.verdict }} | steps are right, weights only at multiples of *k* |
-# | [all gradients are fully used](../results/claims.html#all-gradients-are-fully-used) | {{ tail_weight.verdict }} | a tail of *r* micro-batches gets *r/k* of its gradient |
+# | [the fix handles first step, tail and end](../results/claims.html#the-fix-handles-first-step-tail-and-end) | {{ contributions.claims.fix.verdict }} | steps are right, weights only at multiples of *N* |
+# | [all gradients are fully used](../results/claims.html#all-gradients-are-fully-used) | {{ tail_weight.verdict }} | none is left out, but a tail of *r* counts *r/k* |
 # | [micro-batches equal the large batch, for tokens too](../results/claims.html#micro-batches-equal-the-large-batch-for-tokens-too) | {{ tokens.verdict }} | only if all micro-batches hold equally many tokens |
-# | [batch one, eight times, is batch eight](../results/claims.html#batch-one-accumulated-eight-times-is-batch-eight) | {{ book.verdict }} | to the last digit, if both are padded alike |
+# | [batch one, eight times, is batch eight](../results/claims.html#batch-one-accumulated-eight-times-is-batch-eight) | {{ book.verdict }} | up to rounding, if both are padded alike, without dropout |
 # | [the learning rate may have to change](../results/claims.html#the-learning-rate-may-have-to-change) | {{ learning_rate.verdict }} | only if *N* changes; AdamW's goes about as its square root |
 # | [BatchNorm needs care](../results/claims.html#batchnorm-needs-care) | {{ batch_norm.verdict }} | its gradient is {{ batch_norm.BatchNorm.gradient.k16 | .0% }} off, whatever the momentum |
 # | [the curve gets jumpy](../results/claims.html#the-curve-gets-jumpy) | {{ smoothness.verdict }} | only if you log single micro-batches or raise the rate |
 # | [it saves memory](../results/claims.html#it-saves-memory) | {{ memory.verdict }} | activations yes; gradient buffers cost as much as the model |
-# | [narrow buffers lose precision](../results/claims.html#narrow-buffers-lose-precision) | {{ precision.verdict }} | {{ precision.n }} sums in bfloat16: {{ precision.bfloat16.error_by_k_at_b_1.256 | .1% }} off; none in float32 |
+# | [narrow buffers lose precision](../results/claims.html#narrow-buffers-lose-precision) | {{ precision.verdict }} | {{ precision.n }} sums in bfloat16: {{ precision.bfloat16.error_by_k_at_b_1.256 | .1% }} off; {{ precision.bfloat16, float32 buffer.error_by_k_at_b_1.256 | .2% }} with a float32 buffer |
 
 # %% [markdown]
 # ## Limits

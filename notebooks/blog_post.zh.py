@@ -14,32 +14,32 @@
 #       format_name: percent
 # ---
 
-# %% [markdown] of="ad8bddf9"
+# %% [markdown] of="295ddcf0"
 # # 你的梯度累积，多半不等于大批次
 #
 # 梯度累积有一个承诺：把 *k* 个微批次的梯度加起来，再更新一次参数，就等于用 *k* 倍大的批次训练。我们对
-# {{ frameworks.known.frameworks }} 个框架和大家抄来抄去的训练循环逐位核对了这个承诺。它常常不成立。
+# {{ frameworks.known.frameworks }} 个框架和大家抄来抄去的训练循环逐个权重地核对了这个承诺。它常常不成立。
 #
 # - **Hugging Face 的 Trainer** 训练 {{ architectures.sequence classifier.classes }} 种文本分类模型，其中
 #   {{ architectures.sequence classifier.ignore_count | count }} 种的梯度是应有值的 *k* 倍。
-# - **与大批次不同最多的地方是一轮的末尾。** 在 {{ frameworks.settings }} 种框架设置和示例代码中，只有 {{ frameworks.equal.tail }}
+# - **差异最多的地方，是微批次大小不等的时候和一轮的末尾。** 在 {{ frameworks.settings }} 种框架设置和示例代码中，只有 {{ frameworks.equal.tail }}
 #   种给最后那个不足 *k* 个微批次的窗口以正确的权重。
-# - **一本名著的训练循环的公开修正** `(batch_idx + 1) % k == 0 or last`，只要一轮不能整除，仍然是错的。
+# - **一本知名教程书的训练循环的公开修正** `(batch_idx + 1) % k == 0 or last`，只要一轮不能整除，仍然是错的。
 #
 # 本页的一切都可以用仓库重新生成，每个数字都读自实验结果。
 
-# %% [markdown] of="b4483113"
+# %% [markdown] of="b6ebfa44"
 # ## 动手看看
 #
 # 训练循环就是一张权重表。一行是一次优化器更新，一列是一个样本。批次大小为四时，每个样本的权重是 `1/4`。如果两个循环的表相同，
-# 优化器和学习率也相同，那么它们就是同一次训练。只要模型里的样本互不影响，这对任何模型都成立。
+# 优化器和学习率也相同，那么除舍入误差外，它们就是同一次训练。只要模型里的样本互不影响，这对任何模型都成立。
 #
 # 选一个循环，拖动滑块。橙色的格子是错的。
 
-# %% tags=["hide-input"] of="74af2141"
+# %% tags=["hide-input"] of="0d65418a"
 # Alt: 四幅权重热图，向下是优化器更新，向右是样本。有错的循环第一次更新只含一个样本，其余全部错位。公开的修正写法更新时机正确，但尾部的权重
 # 是四分之一而不是三分之一，已用边框标出。正确的累积与全批次训练相同。
-# Caption: 每个微批次有 *b* 个样本，每个窗口有 *k* 个微批次。条形是每种数据长度下最差的一次更新：长度能整除时，大多数错误的循环也是对的。
+# Caption: 每个微批次有 *b* 个样本，每个窗口有 *k* 个微批次。条形是每种数据长度下最差的一次更新：只在一轮末尾出错的循环，在长度是 *N* 的倍数时看起来是对的。
 # Data: contributions.csv, contributions_lengths.csv
 from accumcheck.programs.rules import Program, Shape
 from accumcheck.widget import State, fragment
@@ -48,7 +48,7 @@ from IPython.display import HTML, Image, display
 state = State(Program(scale="1/k"), Shape(n=7, b=1, k=4, epochs=2))
 display(HTML(fragment(state, "zh", fallback='<img src="../results/figures/contributions.svg">')))
 
-# %% [markdown] of="27b6f0f8"
+# %% [markdown] of="1e53b06c"
 # ## 可以直接抄的循环
 #
 # 先取出整个窗口，再做第一次反向传播；数一数窗口里的样本，让每个微批次占它应占的份额：
@@ -77,17 +77,17 @@ display(HTML(fragment(state, "zh", fallback='<img src="../results/figures/contri
 # 语言模型的损失是对词元取平均，所以要数 `(targets != -100).sum()`，而不是 `len(targets)`。梯度裁剪放在内层循环之后、更新之前。
 # 学习率调度每次更新走一步。
 
-# %% [markdown] of="e030dc53"
+# %% [markdown] of="c08ee4d1"
 # ## 各框架的做法
 #
-# 只要模型的 `forward` 接受 `**kwargs`，Trainer 就把窗口里的标签数交给它，自己不再除损失。因果语言模型会用这个数：
+# 只要模型的 `forward` 接受 `**kwargs`，Trainer 就把窗口里的标签数交给它，自己不再对损失做除法。因果语言模型会用这个数：
 # {{ architectures.causal language model.classes }} 种里有 {{ architectures.causal language model.same }} 种正确。分类模型收下它，却不用。
 # 这个问题[已有人报告](https://github.com/huggingface/transformers/issues/47688)。在修好之前，请设
-# `model.accepts_loss_kwargs = False`。
+# `model.accepts_loss_kwargs = False`，要在创建 Trainer 之前。
 
-# %% tags=["hide-input"] of="f4109e53"
+# %% tags=["hide-input"] of="03ac18d2"
 # Alt: 各模型族、五种输出头的累积梯度与全批次梯度之比。因果语言模型在一附近，几乎所有分类模型都在 k。
-# Caption: 按配置随机初始化的小模型；transformers 的版本见文末，在 CPU 上运行。
+# Caption: 按配置随机初始化的小模型；transformers {{ architectures.transformers }}，在 CPU 上运行。
 display(Image(url="../results/figures/architectures.svg"))
 
 # %% [markdown] of="d3d4dc74"
@@ -99,7 +99,7 @@ from pathlib import Path
 
 display(HTML(Path("../results/frameworks.html").read_text()))
 
-# %% [markdown] of="8e07cbf2"
+# %% [markdown] of="174aa533"
 # ## 这要紧吗？
 #
 # 就我们这样的小训练来看，没有想象的严重。我们用 Trainer 微调了一个图像分类模型，每种设置 {{ symptom.seeds }} 个随机种子：一边是
@@ -109,7 +109,7 @@ display(HTML(Path("../results/frameworks.html").read_text()))
 # {{ symptom.trainer.sgd_off.as_it_is.first_norm_ratio.mean | .1f }} 倍。如果你改了累积步数，损失就跳了，请先查这里。
 #
 # **模型里最多在早期看得见。** 在不裁剪的 SGD 下，三轮之后的留出集准确率变化
-# {{ symptom.trainer.sgd_off.as_it_is.early_accuracy.mean | points }} 个百分点，到最后就看不出来了。加了裁剪，或者用 AdamW（它会把不变的倍数
+# {{ symptom.trainer.sgd_off.as_it_is.early_accuracy.mean | points }} 个百分点，到最后看不出差异。加了裁剪，或者用 AdamW（它会把不变的倍数
 # 除掉），我们在准确率上没有看到任何差异。用上面的补救办法，所有曲线都与单个批次重合。
 
 # %% tags=["hide-input"] of="0f8ecf48"
@@ -144,10 +144,10 @@ display(Image(url="../results/figures/symptom.svg"))
 # 它指出是哪一行，给出改法，并以测试能读懂的状态码退出。`accumcheck check my_loop.py:train` 在十种大小上证明一个函数是对是错，
 # 不需要模型，也不需要数据。
 
-# %% [markdown] of="d8c5a61c"
+# %% [markdown] of="db58b6c2"
 # ## 为什么测试看不出来
 #
-# 因为测试数据总能整除。在 {{ ragged_lengths.lengths }} 种数据长度里，公开的修正写法只在
+# 如果测试用的数据恰好能整除，就看不出尾部的错误。在 {{ ragged_lengths.lengths }} 种数据长度里，公开的修正写法只在
 # {{ ragged_lengths.published_fix.equivalent }} 种上正确：*N = b · k* 的倍数。
 
 # %% tags=["hide-input"] of="745ea214"
@@ -156,15 +156,15 @@ display(Image(url="../results/figures/symptom.svg"))
 display(Image(url="../results/figures/ragged_lengths.svg"))
 
 # %% [markdown] of="cadf35a7"
-# 而且 Adam 掩盖倍数。它用梯度自身的大小去除梯度，所以忘了除以 *k* 的损失几乎不影响它。在 SGD 下，同样的错误最后偏离全程的
+# 而且 Adam 掩盖倍数。它把梯度除以梯度自身的大小，所以忘了除以 *k* 的损失几乎不影响它。在 SGD 下，同样的错误最后偏离全程的
 # {{ drift.sgd.float32.undivided_error | .0% }}。Adam 不能原谅的，是只出现在某些更新上的倍数，而尾部正是如此。
 
-# %% tags=["hide-input"] of="f2c128b9"
+# %% tags=["hide-input"] of="d74182b3"
 # Alt: 循环的参数与全批次训练的参数之间的距离，相对于训练走过的路程。在 SGD 下，没有除以 k 的损失最后偏离约等于全程；在 AdamW 下小几个数量级。
-# Caption: 在文本行上训练的小型 GPT，{{ drift.steps }} 步，两边各自训练；灰色是测得的噪声。
+# Caption: 在文本行上训练的小型 GPT，{{ drift.steps }} 步，两边各自训练；灰色区域是舍入能解释的范围。
 display(Image(url="../results/figures/drift.svg"))
 
-# %% [markdown] of="6045461f"
+# %% [markdown] of="922fb9b3"
 # ## 各种说法的核对结果
 #
 # 前十条来自 2025 年一篇文章，讲的是[一本书的训练循环和它的修正](https://github.com/rasbt/LLMs-from-scratch/pull/300)；最后一条是别人的说法。
@@ -174,15 +174,15 @@ display(Image(url="../results/figures/drift.svg"))
 # | --- | --- | --- |
 # | [第一个微批次就更新](../results/claims.html#the-condition-steps-at-the-first-micro-batch) | {{ contributions.claims.first_iteration.verdict | zh }} | `i % k == 0` 使第一次更新只含一个微批次 |
 # | [剩下的微批次没有处理](../results/claims.html#leftovers-are-not-handled) | {{ contributions.claims.leftovers.verdict | zh }} | 它们并入下一轮，只有最后一轮的会丢失 |
-# | [修正写法处理了开头、尾部和结尾](../results/claims.html#the-fix-handles-first-step-tail-and-end) | {{ contributions.claims.fix.verdict | zh }} | 更新时机正确；权重只在 *k* 的倍数时正确 |
-# | [所有梯度都被充分利用](../results/claims.html#all-gradients-are-fully-used) | {{ tail_weight.verdict | zh }} | *r* 个微批次的尾部只得到梯度的 *r/k* |
+# | [修正写法处理了开头、尾部和结尾](../results/claims.html#the-fix-handles-first-step-tail-and-end) | {{ contributions.claims.fix.verdict | zh }} | 更新时机正确；权重只在 *N* 的倍数时正确 |
+# | [所有梯度都被充分利用](../results/claims.html#all-gradients-are-fully-used) | {{ tail_weight.verdict | zh }} | 没有遗漏，但 *r* 个微批次的尾部只算 *r/k* |
 # | [对词元也等于大批次](../results/claims.html#micro-batches-equal-the-large-batch-for-tokens-too) | {{ tokens.verdict | zh }} | 仅当每个微批次的词元数相同 |
-# | [批次为一累积八次，等于批次为八](../results/claims.html#batch-one-accumulated-eight-times-is-batch-eight) | {{ book.verdict | zh }} | 填充方式相同时，每一位都相同 |
+# | [批次为一累积八次，等于批次为八](../results/claims.html#batch-one-accumulated-eight-times-is-batch-eight) | {{ book.verdict | zh }} | 填充方式相同且关闭 dropout 时，只差舍入误差 |
 # | [学习率可能需要调整](../results/claims.html#the-learning-rate-may-have-to-change) | {{ learning_rate.verdict | zh }} | 仅当 *N* 改变；AdamW 约按其平方根 |
 # | [BatchNorm 需要小心](../results/claims.html#batchnorm-needs-care) | {{ batch_norm.verdict | zh }} | 梯度偏差 {{ batch_norm.BatchNorm.gradient.k16 | .0% }}，与动量无关 |
 # | [曲线会变得跳跃](../results/claims.html#the-curve-gets-jumpy) | {{ smoothness.verdict | zh }} | 仅当记录单个微批次，或提高学习率 |
-# | [节省内存](../results/claims.html#it-saves-memory) | {{ memory.verdict | zh }} | 激活值省了；梯度缓冲与模型一样大 |
-# | [窄类型的缓冲会丢精度](../results/claims.html#narrow-buffers-lose-precision) | {{ precision.verdict | zh }} | bfloat16 累加 {{ precision.n }} 次偏差 {{ precision.bfloat16.error_by_k_at_b_1.256 | .1% }}；float32 没有 |
+# | [节省显存](../results/claims.html#it-saves-memory) | {{ memory.verdict | zh }} | 激活值省了；梯度缓冲与模型一样大 |
+# | [低精度缓冲会损失精度](../results/claims.html#narrow-buffers-lose-precision) | {{ precision.verdict | zh }} | bfloat16 累加 {{ precision.n }} 次偏差 {{ precision.bfloat16.error_by_k_at_b_1.256 | .1% }}；用 float32 缓冲为 {{ precision.bfloat16, float32 buffer.error_by_k_at_b_1.256 | .2% }} |
 
 # %% [markdown] of="49f2189a"
 # ## 局限

@@ -61,12 +61,12 @@ display(Image(url="../results/figures/contributions.svg"))
 # *Claim: {{ contributions.claims.fix.claim }}.* **{{ contributions.claims.fix.verdict }}**
 #
 # The fix, `(batch_idx + 1) % k == 0 or (batch_idx + 1) == len(loader)`, steps at the right places at all
-# {{ contributions.lengths }} lengths. Its weights are right at {{ contributions.fix_equal_at | count }}: the multiples of *k*.
-# The loss is divided by *k* even where fewer than *k* micro-batches are left.
+# {{ contributions.lengths }} lengths. Its weights are right at {{ contributions.fix_equal_at | count }}: the multiples of *k*,
+# as a micro-batch is one sample here. The loss is divided by *k* even where fewer than *k* micro-batches are left.
 #
 # Step by step, with a small GPT on {{ error_by_step.n }} lines of text: the correct loop is the large batch up to rounding. So is
 # the fix in full windows. At the tail its gradient is {{ error_by_step.float64.published_tail_error | .0% }} off. If you copy
-# the condition without the division, every gradient is {{ error_by_step.float64.undivided_ratio | .0f }} times too large.
+# the condition without the division, the gradient of a full window is {{ error_by_step.float64.undivided_ratio | .0f }} times too large.
 
 # %% tags=["hide-input"]
 # Alt: Three panels, one for each dtype: the relative error of the gradient at each optimizer step. The correct loop stays at rounding.
@@ -79,7 +79,7 @@ display(Image(url="../results/figures/error_by_step.svg"))
 #
 # *Claim: {{ tail_weight.claim }}.* **{{ tail_weight.verdict }}**
 #
-# A tail of *r* micro-batches gets *r/k* of its gradient, and every later step starts from the wrong place. Take
+# None is left out. But a tail of *r* micro-batches gets *r/k* of its gradient, and every later step starts from the wrong place. Take
 # {{ tail_weight.windows }} windows an epoch and a tail of one micro-batch in {{ tail_weight.k }}. After {{ tail_weight.epochs }}
 # epochs the model is {{ tail_weight.sgd.displacement_error.r1.windows16 | .1% }} off course under SGD. Under AdamW it is
 # {{ tail_weight.adamw.displacement_error.r1.windows16 | .1% }}, a mean over {{ tail_weight.seeds }} seeds. Adam forgives a factor
@@ -108,7 +108,7 @@ display(Image(url="../results/figures/tail_weight.svg"))
 # Alt: Relative error of the gradient against the spread of token counts between micro-batches, untrained and after an epoch, with
 # theory curves. Points follow the curves, from zero at equal counts upwards.
 # Caption: Error of the mean of means against the token mean, by the spread of token counts. A small GPT on lines of text. Lines are
-# theory, nothing is fitted.
+# theory for random masks, nothing is fitted.
 display(Image(url="../results/figures/tokens.svg"))
 
 # %% [markdown]
@@ -116,8 +116,8 @@ display(Image(url="../results/figures/tokens.svg"))
 #
 # *Claim: {{ book.claim }}.* **{{ book.verdict }}**
 #
-# Pad both in the same way, and they are the same to the last digit. Without padding the classifier reads another token, and that is the
-# difference in the book's table, not accumulation. Accuracy hardly moves: {{ book.accuracy.1 × 8, padded | .1% }} padded and
+# Pad both in the same way, without dropout, and they are the same up to rounding. Without padding the classifier reads another token,
+# which accumulation has no part in. Accuracy hardly moves: {{ book.accuracy.1 × 8, padded | .1% }} padded and
 # {{ book.accuracy.1 × 8, not padded | .1% }} not, over {{ book.seeds }} seeds. The script's evaluation also draws from the
 # stream that shuffles. So from the second epoch on, {{ book.order.same_windows_later }} of {{ book.order.steps }} windows are
 # the same.
@@ -199,7 +199,7 @@ display(Image(url="../results/figures/memory.svg"))
 # *Claim: {{ precision.claim }}.* **{{ precision.verdict }}**
 #
 # {{ precision.n }} gradients summed in bfloat16 are {{ precision.bfloat16.error_by_k_at_b_1.256 | .1% }} off. {{ precision.bfloat16.lost_additions | .0% }} of the
-# additions are too small to change the sum. A float32 buffer removes the error. A full batch in bfloat16 is no refuge either, because kernels sum
+# additions are too small to change the sum. With a float32 buffer {{ precision.bfloat16, float32 buffer.error_by_k_at_b_1.256 | .2% }} is left. A full batch in bfloat16 is no refuge either, because kernels sum
 # in it too.
 
 # %% tags=["hide-input"]
@@ -212,7 +212,7 @@ display(Image(url="../results/figures/precision.svg"))
 # ## What of it is seen in training
 #
 # A wrong tail, in the same fine-tuning as on [the first page](../results/blog_post.html#does-it-matter): epochs end with a window of
-# {{ symptom.tail_micro_batches }} of {{ symptom.k }} micro-batches. Final accuracy does not differ. What differs is small: leftovers
+# {{ symptom.tail_micro_batches }} of {{ symptom.k }} micro-batches. No difference in final accuracy is seen. What differs is small: leftovers
 # that are carried on raise the held-out loss by {{ symptom.tail.sgd_off.carried.held_out_loss.mean | .3f }} under SGD.
 
 # %% tags=["hide-input"]
@@ -261,7 +261,7 @@ display(Image(url="../results/figures/tolerance.svg"))
 # ## What came and went
 #
 # The same reading of old releases. {{ history.changes | count }} behaviours changed from one to the next. The famous token fix of
-# October 2024 shows. A later release lost it, and the next one has it again.
+# October 2024 shows. A later release lost it, and the next one that we read has it again.
 
 # %% tags=["hide-input"]
 # Alt: Rows are behaviours of frameworks, columns their releases. Most cells never change; Trainer's token cell becomes right, is lost
