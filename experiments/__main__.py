@@ -18,11 +18,11 @@ import rich.console
 import rich.progress
 
 from experiments import NAMES, SLOW
-from experiments.lab.redraw import as_read, drawn
+from experiments.lab.redraw import as_read, drawn, figures_of
 from experiments.lab.runner import Bench
 from experiments.lab.writer import RESULTS, write
 
-PARTS = ("tables", "figures", "documents")  # what a module may have beside plot(frame)
+PARTS = ("tables", "documents")  # what a module may have beside plot(frame)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,9 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
             frame = experiment.run(bench)
             numbers = experiment.summarise(frame)
             more = {part: getattr(experiment, part)(frame) for part in PARTS if hasattr(experiment, part)}
-            figures = {name: experiment.plot(frame), **more.pop("figures", {})}
             if hasattr(experiment, "from_tables") or "tables" not in more:  # as whoever redraws them later
                 figures = drawn(name, as_read(more.get("tables") or {name: frame}))
+            else:
+                figures = figures_of(experiment, name, frame)
             write(options.results, name, frame, figures=figures, numbers=numbers, bench=bench, **more)
             console.print(
                 f"[bold]{name}[/bold] ({time.perf_counter() - started:.0f} s): {numbers['finding']}", highlight=False

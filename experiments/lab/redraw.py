@@ -55,11 +55,11 @@ def drawn(name: str, read: Read) -> dict[str, Figure]:
         raise CannotRedrawError(f"{name} cannot be drawn from its tables: it has no from_tables(read)")
     else:
         frame = read(name)
-    figures = _figures(experiment, name, frame)
+    figures = figures_of(experiment, name, frame)
     # Those of another width are legible as they are, or do not ask look for their panels.
     wide = [title for title, figure in figures.items() if figure.get_figwidth() == look.WIDE]
     with look.narrow():
-        narrow = _figures(experiment, name, frame) if wide else {}
+        narrow = figures_of(experiment, name, frame) if wide else {}
     return figures | {f"{title}{NARROW}": narrow[title] for title in wide}
 
 
@@ -68,7 +68,8 @@ def as_read(tables: dict[str, pd.DataFrame]) -> Read:
     return lambda title: pd.read_csv(StringIO(as_csv(tables[title])))
 
 
-def _figures(experiment: ModuleType, name: str, frame: pd.DataFrame) -> dict[str, Figure]:
+def figures_of(experiment: ModuleType, name: str, frame: pd.DataFrame) -> dict[str, Figure]:
+    """All figures of an experiment by their titles, drawn from its frame."""
     more: dict[str, Figure] = experiment.figures(frame) if hasattr(experiment, "figures") else {}
     return {name: experiment.plot(frame), **more}
 
