@@ -20,4 +20,4 @@ NAMES = (
     *("memory", "precision"),
 )
 # Those that take minutes are made when named, or with --full.
-SLOW = ("scale", "probe_cost", "round_trip", "start_up", "history", "symptom")
+SLOW = ("scale", "probe_cost", "round_trip", "watching", "start_up", "history", "symptom")

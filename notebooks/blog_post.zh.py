@@ -22,8 +22,8 @@
 #
 # - **Hugging Face 的 Trainer** 训练 {{ architectures.sequence classifier.classes }} 种文本分类模型，其中
 #   {{ architectures.sequence classifier.ignore_count | count }} 种的梯度是应有值的 *k* 倍。
-# - **差异最多的地方，是微批次大小不等的时候和一轮的末尾。** 在 {{ frameworks.settings }} 种框架设置和示例代码中，只有 {{ frameworks.equal.tail }}
-#   种给最后那个不足 *k* 个微批次的窗口以正确的权重。
+# - **差异最多的地方，是微批次大小不等的时候和一轮的末尾。** 在 {{ frameworks.settings }} 种框架设置和示例代码中，有 {{ frameworks.tail.differs }}
+#   种给最后那个不足 *k* 个微批次的窗口以错误的权重。另有许多种在那里有意遵循别的规则。
 # - **一本知名教程书的训练循环的公开修正** `(batch_idx + 1) % k == 0 or last`，只要一轮不能整除，仍然是错的。
 #
 # 本页的一切都可以用仓库重新生成，每个数字都读自实验结果。
@@ -39,7 +39,7 @@
 # %% tags=["hide-input"] of="0d65418a"
 # Alt: 四幅权重热图，向下是优化器更新，向右是样本。有错的循环第一次更新只含一个样本，其余全部错位。公开的修正写法更新时机正确，但尾部的权重
 # 是四分之一而不是三分之一，已用边框标出。正确的累积与全批次训练相同。
-# Caption: 每个微批次有 *b* 个样本，每个窗口有 *k* 个微批次。条形是每种数据长度下最差的一次更新：只在一轮末尾出错的循环，在长度是 *N* 的倍数时看起来是对的。
+# Caption: 每个微批次有 *b* 个样本，每个窗口有 *k* 个微批次。条形是每种样本数下最差的一次更新：只在一轮末尾出错的循环，在样本数是 *N* 的倍数时看起来是对的。
 # Data: contributions.csv, contributions_lengths.csv
 from accumcheck.programs.rules import Program, Shape
 from accumcheck.widget import State, fragment
@@ -74,19 +74,20 @@ display(HTML(fragment(state, "zh", fallback='<img src="../results/figures/contri
 # +            optimizer.zero_grad()
 # ```
 #
-# 语言模型的损失是对词元取平均，所以要数 `(targets != -100).sum()`，而不是 `len(targets)`。梯度裁剪放在内层循环之后、更新之前。
+# 语言模型的损失是对词元取平均，所以要数 `(targets != -100).sum()`，而不是 `len(targets)`。
+# 如果模型自己把标签错开一位（Hugging Face 的模型就是这样），要数的是 `labels[:, 1:]`。梯度裁剪放在内层循环之后、更新之前。
 # 学习率调度每次更新走一步。
 
 # %% [markdown] of="c08ee4d1"
 # ## 各框架的做法
 #
 # 只要模型的 `forward` 接受 `**kwargs`，Trainer 就把窗口里的标签数交给它，自己不再对损失做除法。因果语言模型会用这个数：
-# {{ architectures.causal language model.classes }} 种里有 {{ architectures.causal language model.same }} 种正确。分类模型收下它，却不用。
+# {{ architectures.causal language model.classes }} 种里有 {{ architectures.causal language model.same }} 种累积正确。分类模型收下它，却不用。
 # 这个问题[已有人报告](https://github.com/huggingface/transformers/issues/47688)。在修好之前，请设
 # `model.accepts_loss_kwargs = False`，要在创建 Trainer 之前。
 
 # %% tags=["hide-input"] of="03ac18d2"
-# Alt: 各模型族、五种输出头的累积梯度与全批次梯度之比。因果语言模型在一附近，几乎所有分类模型都在 k。
+# Alt: 各模型族、五种输出头的累积梯度与全批次梯度之比。除两种以外，因果语言模型都在一，几乎所有分类模型都在 k。空心标记是不足 k 个微批次的最后一个窗口。
 # Caption: 按配置随机初始化的小模型；transformers {{ architectures.transformers }}，在 CPU 上运行。
 display(Image(url="../results/figures/architectures.svg"))
 
@@ -108,13 +109,13 @@ display(HTML(Path("../results/frameworks.html").read_text()))
 # **日志里看得见。** Trainer 记下的第一个损失和第一个梯度范数，是正确值的
 # {{ symptom.trainer.sgd_off.as_it_is.first_norm_ratio.mean | .1f }} 倍。如果你改了累积步数，损失就跳了，请先查这里。
 #
-# **模型里最多在早期看得见。** 在不裁剪的 SGD 下，三轮之后的留出集准确率变化
-# {{ symptom.trainer.sgd_off.as_it_is.early_accuracy.mean | points }} 个百分点，到最后看不出差异。加了裁剪，或者用 AdamW（它会把不变的倍数
-# 除掉），我们在准确率上没有看到任何差异。用上面的补救办法，所有曲线都与单个批次重合。
+# **模型里最多在早期看得见。** 在不裁剪的 SGD 下，三轮之后的留出集准确率相差
+# {{ symptom.trainer.sgd_off.as_it_is.early_accuracy.mean | points }} 个百分点，到最后看不出差异。加了裁剪，或者用 AdamW（它会抵消固定的
+# 倍数），我们在准确率上没有看到任何差异。用上面的补救办法，所有曲线都与单个批次重合。
 
 # %% tags=["hide-input"] of="0f8ecf48"
-# Alt: 三行图，分别是 SGD、带裁剪的 SGD 和带裁剪的 AdamW：Trainer 记录的损失和梯度范数，以及留出集准确率。不加补救时，损失和范数是应有值的 k 倍；
-# 准确率只在不裁剪的 SGD 早期较低，其余相同。用补救办法后所有曲线重合。
+# Alt: 三行图，分别是 SGD、带裁剪的 SGD 和带裁剪的 AdamW：Trainer 记录的损失和梯度范数，以及留出集准确率。不加补救时，损失和范数开始时是应有值的 k 倍，之后也一直偏大；
+# 准确率只在不裁剪的 SGD 早期较低，后来恢复，其余相同。用补救办法后所有曲线重合。
 # Caption: transformers 的 SigLIP 图像分类模型，两层，{{ symptom.parameters }} 个参数，先在 scikit-learn 的前五个数字上预训练，再用后五个微调：
 # {{ symptom.samples }} 张训练，{{ symptom.held_out }} 张留出，{{ symptom.epochs }} 轮。双核 CPU，由 `python -m experiments symptom` 单独生成。
 # 阴影是随机种子间的置信区间。
@@ -131,7 +132,7 @@ display(Image(url="../results/figures/symptom.svg"))
 # %% [markdown] of="b4d23e3d"
 # ## 检查你自己的脚本
 #
-# 把 `python` 换成 `accumcheck run`。什么都不用改，训练结果每一位都相同：
+# 把 `python` 换成 `accumcheck run`。什么都不用改，训练结果逐比特相同：
 #
 # ```text
 # $ accumcheck run train.py
@@ -147,11 +148,11 @@ display(Image(url="../results/figures/symptom.svg"))
 # %% [markdown] of="db58b6c2"
 # ## 为什么测试看不出来
 #
-# 如果测试用的数据恰好能整除，就看不出尾部的错误。在 {{ ragged_lengths.lengths }} 种数据长度里，公开的修正写法只在
+# 如果测试用的数据恰好能整除，就看不出尾部的错误。在 {{ ragged_lengths.lengths }} 种样本数里，公开的修正写法只在
 # {{ ragged_lengths.published_fix.equivalent }} 种上正确：*N = b · k* 的倍数。
 
 # %% tags=["hide-input"] of="745ea214"
-# Alt: 梯度的最大相对误差随数据长度的变化。正确的循环在所有长度上只有舍入误差。公开的修正写法只在长度是全批次的倍数时正确。
+# Alt: 梯度的最大相对误差随样本数的变化。正确的循环在所有样本数上只有舍入误差。公开的修正写法只在样本数是全批次的倍数时正确。
 # Caption: 在文本行上训练的小型 GPT，SGD，float64，N = {{ ragged_lengths.N }}。
 display(Image(url="../results/figures/ragged_lengths.svg"))
 
@@ -173,14 +174,14 @@ display(Image(url="../results/figures/drift.svg"))
 # | 说法 | 结论 | 测得 |
 # | --- | --- | --- |
 # | [第一个微批次就更新](../results/claims.html#the-condition-steps-at-the-first-micro-batch) | {{ contributions.claims.first_iteration.verdict | zh }} | `i % k == 0` 使第一次更新只含一个微批次 |
-# | [剩下的微批次没有处理](../results/claims.html#leftovers-are-not-handled) | {{ contributions.claims.leftovers.verdict | zh }} | 它们并入下一轮，只有最后一轮的会丢失 |
+# | [剩下的微批次可能没有正确处理](../results/claims.html#leftovers-may-not-be-handled) | {{ contributions.claims.leftovers.verdict | zh }} | 它们并入下一轮，只有最后一轮的会丢失 |
 # | [修正写法处理了开头、尾部和结尾](../results/claims.html#the-fix-handles-first-step-tail-and-end) | {{ contributions.claims.fix.verdict | zh }} | 更新时机正确；权重只在 *N* 的倍数时正确 |
-# | [所有梯度都被充分利用](../results/claims.html#all-gradients-are-fully-used) | {{ tail_weight.verdict | zh }} | 没有遗漏，但 *r* 个微批次的尾部只算 *r/k* |
-# | [对词元也等于大批次](../results/claims.html#micro-batches-equal-the-large-batch-for-tokens-too) | {{ tokens.verdict | zh }} | 仅当每个微批次的词元数相同 |
+# | [所有梯度都被充分利用](../results/claims.html#all-gradients-are-fully-used) | {{ tail_weight.verdict | zh }} | 仅当每轮都能整除；否则 *r* 个微批次的尾部只算 *r/k* |
+# | [多个微批次等于大批次](../results/claims.html#micro-batches-equal-the-large-batch) | {{ tokens.verdict | zh }} | 对词元来说，仅当每个微批次的词元数相同 |
 # | [批次为一累积八次，等于批次为八](../results/claims.html#batch-one-accumulated-eight-times-is-batch-eight) | {{ book.verdict | zh }} | 填充方式相同且关闭 dropout 时，只差舍入误差 |
 # | [学习率可能需要调整](../results/claims.html#the-learning-rate-may-have-to-change) | {{ learning_rate.verdict | zh }} | 仅当 *N* 改变；AdamW 约按其平方根 |
 # | [BatchNorm 需要小心](../results/claims.html#batchnorm-needs-care) | {{ batch_norm.verdict | zh }} | 梯度偏差 {{ batch_norm.BatchNorm.gradient.k16 | .0% }}，与动量无关 |
-# | [曲线会变得跳跃](../results/claims.html#the-curve-gets-jumpy) | {{ smoothness.verdict | zh }} | 仅当记录单个微批次，或提高学习率 |
+# | [曲线看起来可能更跳跃](../results/claims.html#the-curve-may-look-jumpy) | {{ smoothness.verdict | zh }} | 仅当记录单个微批次，或提高学习率 |
 # | [节省显存](../results/claims.html#it-saves-memory) | {{ memory.verdict | zh }} | 激活值省了；梯度缓冲与模型一样大 |
 # | [低精度缓冲会损失精度](../results/claims.html#narrow-buffers-lose-precision) | {{ precision.verdict | zh }} | bfloat16 累加 {{ precision.n }} 次偏差 {{ precision.bfloat16.error_by_k_at_b_1.256 | .1% }}；用 float32 缓冲为 {{ precision.bfloat16, float32 buffer.error_by_k_at_b_1.256 | .2% }} |
 
@@ -188,4 +189,4 @@ display(Image(url="../results/figures/drift.svg"))
 # ## 局限
 #
 # 只讨论对样本或词元取平均的损失，只在运行过的大小上。BatchNorm 和批内负样本会让样本互相影响，任何累积都不能使它们等于大批次；对后者，
-# 梯度缓存可以。框架只读了所列的版本。这里问的是两次训练是否相同，不是哪一次更好。
+# 梯度缓存可以。dropout 在不同的批次形状下会抽取不同的掩码，这里已关闭。框架只读了所列的版本。这里问的是两次训练是否相同，不是哪一次更好。

@@ -16,7 +16,8 @@
 # %% [markdown]
 # # Gradient accumulation: the claims, one by one
 #
-# An article of 2025, "LLMs-from-scratch: how to do gradient accumulation right", is about
+# An article of 2025, <cite lang="zh-Hans">《LLMs-from-scratch项目中梯度累积的正确实现方式》</cite> ("How to implement
+# gradient accumulation right in the LLMs-from-scratch project"), is about
 # [a book's pull request](https://github.com/rasbt/LLMs-from-scratch/pull/300) and makes ten claims. The last one here is made by
 # others. Each has an experiment, and a verdict. Models are small and run on the CPU, so a learning rate or a loss is no law for
 # large ones. Whether two trainings are *the same* does not depend on size.
@@ -49,7 +50,7 @@ sys.path.insert(0, "..")  # the experiments lie beside this folder
 display(Image(url="../results/figures/contributions.svg"))
 
 # %% [markdown]
-# ## Leftovers are not handled
+# ## Leftovers may not be handled
 #
 # *Claim: {{ contributions.claims.leftovers.claim }}.* **{{ contributions.claims.leftovers.verdict }}**
 #
@@ -79,13 +80,11 @@ display(Image(url="../results/figures/error_by_step.svg"))
 #
 # *Claim: {{ tail_weight.claim }}.* **{{ tail_weight.verdict }}**
 #
-# None is left out. But a tail of *r* micro-batches gets *r/k* of its gradient, and every later step starts from the wrong place. Take
+# Where every epoch divides evenly, this holds. Elsewhere none is left out, but a tail of *r* micro-batches gets *r/k* of its gradient, and every later step starts from the wrong place. Take
 # {{ tail_weight.windows }} windows an epoch and a tail of one micro-batch in {{ tail_weight.k }}. After {{ tail_weight.epochs }}
 # epochs the model is {{ tail_weight.sgd.displacement_error.r1.windows16 | .1% }} off course under SGD. Under AdamW it is
 # {{ tail_weight.adamw.displacement_error.r1.windows16 | .1% }}, a mean over {{ tail_weight.seeds }} seeds. Adam forgives a factor
 # on *every* step. It does not forgive a factor on one step of many.
-#
-# The claim holds where every epoch divides evenly.
 
 # %% tags=["hide-input"]
 # Alt: Errors by tail size and by the number of windows in an epoch, for SGD and AdamW. The shorter the tail, the larger the error of
@@ -95,7 +94,7 @@ display(Image(url="../results/figures/error_by_step.svg"))
 display(Image(url="../results/figures/tail_weight.svg"))
 
 # %% [markdown]
-# ## Micro-batches equal the large batch, for tokens too
+# ## Micro-batches equal the large batch
 #
 # *Claim: {{ tokens.claim }}.* **{{ tokens.verdict }}**
 #
@@ -160,7 +159,7 @@ display(Image(url="../results/figures/learning_rate.svg"))
 display(Image(url="../results/figures/batch_norm.svg"))
 
 # %% [markdown]
-# ## The curve gets jumpy
+# ## The curve may look jumpy
 #
 # *Claim: {{ smoothness.claim }}.* **{{ smoothness.verdict }}**
 #
@@ -245,13 +244,14 @@ display(Image(url="../results/figures/symptom_tokens.svg"))
 # {{ tolerance.safety | .0f }} times that.
 #
 # On {{ tolerance.cases }} random cases no right loop was called wrong, and no wrong one right. In float64 the mildest bug stands
-# {{ tolerance.float64.lowest_bug | .0f }} decades above the noise. In bfloat16 nothing is ever cleared: there
+# {{ tolerance.float64.lowest_bug | .0f }} decades above the noise. In float32
+# {{ tolerance.float32.inconclusive | count }} right loops stay "inconclusive". In bfloat16 nothing is ever cleared: there
 # {{ tolerance.bfloat16.inconclusive }} verdicts are "inconclusive", those of all right loops and of some wrong ones.
 
 # %% tags=["hide-input"]
 # Alt: Three panels, one for each dtype. Every dot is a case; its place is the worst distance from the full batch, in decades above
-# the noise floor. Right loops lie around zero. Wrong loops lie far right in float64 and float32; in bfloat16 some lie in the
-# inconclusive zone.
+# the noise floor. Right loops lie around zero. Wrong loops lie far right in float64 and float32, where two
+# right loops are inconclusive; in bfloat16 all right loops and some wrong ones are.
 # Caption: How far each loop is from the full batch, in decades above the measured noise. Seven problems, two with trained models.
 display(Image(url="../results/figures/tolerance.svg"))
 

@@ -137,7 +137,7 @@ def plot(frame: pd.DataFrame) -> Figure:
         figure,
         f"Trainer makes the gradient {STEPS} times too large in {len(classifiers['ignore_count'])} of "
         f"{classifiers['classes']} sequence classifiers; of {causal['classes']} causal language models, "
-        f"{causal['same']} are right",
+        f"{causal['same']} accumulate right",
         about,
     )
     handles = [Line2D([], [], label=who, **marks) for who, marks in DIVIDERS.items()]

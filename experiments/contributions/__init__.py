@@ -63,7 +63,8 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
             "0 is made with the first micro-batch alone",
         },
         "leftovers": {
-            "claim": "with that condition, the last micro-batches are not handled when k does not divide their number",
+            "claim": "with that condition the last micro-batches may not be handled right, if k does not divide "
+            "their number",
             "verdict": "true" if lost == ragged else _verdict(len(lost), len(bug)),
             "finding": f"leftovers join the next epoch's first update and after the last epoch are lost, at "
             f"{len(lost)} of {len(bug)} lengths: {len(set(lost) - set(ragged))} of them are multiples of k = {STEPS}, "

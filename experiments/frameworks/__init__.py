@@ -133,6 +133,7 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
         "settings": len(kinds),
         "known": known,
         "equal": equal,
+        "tail": {str(kind): int(many) for kind, many in kinds["tail"].value_counts().items()},
         "equal_everywhere": all_equal,
         "releases": sorted(cells["release"].unique()),
         "finding": (

@@ -108,7 +108,7 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     wilder = numbers["mlp"]["rate_scaled"][most]["jumpiness"] / once
     ratio, rounding = numbers["mlp"]["micro_batch_ratio"][str(BATCH)], numbers["mlp"]["window_differs_by"]
     return numbers | {
-        "claim": "with accumulation updates are rarer, so the training curve looks more jumpy",
+        "claim": "with accumulation updates are rarer, so the training curve may look more jumpy",
         "verdict": "true under conditions",
         "conditions": "single micro-batches are logged, or the learning rate is raised with k; false of window means",
         "largest_k": int(most),

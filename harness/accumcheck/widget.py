@@ -17,8 +17,8 @@ from accumcheck.programs.rules import RIGHT, Program, Shape
 # Loops that are often met, with their names.
 FAMOUS: Sequence[tuple[Program, str, str]] = (
     (Program(), "the right loop", "正确的循环"),
-    (Program(step="early", scale="1/k"), "i % k == 0: the first step comes too early", "i % k == 0：第一步过早"),
-    (Program(scale="1/k"), "the published fix: loss / k", "已发布的修正：loss / k"),
+    (Program(step="early", scale="1/k"), "i % k == 0: the first step comes too early", "i % k == 0：第一次更新过早"),
+    (Program(scale="1/k"), "the published fix: loss / k", "公开的修正写法：loss / k"),
     (
         Program(step="window", scale="1/k"),
         "(i + 1) % k == 0: the tail is carried over",
@@ -29,7 +29,7 @@ FAMOUS: Sequence[tuple[Program, str, str]] = (
         "(i + 1) % k == 0: the tail is dropped",
         "(i + 1) % k == 0：尾部窗口被丢弃",
     ),
-    (Program(step="every", scale="1/k"), "a step at every micro-batch", "每个微批次都执行一步"),
+    (Program(step="every", scale="1/k"), "a step at every micro-batch", "每个微批次都更新一次"),
     (Program(scale="1/count"), "a mean of micro-batch means", "微批次均值的均值"),
     (Program(scale="1"), "no division", "没有除法"),
     (Program(scale="1/k/k"), "divided twice", "除了两次"),
@@ -47,7 +47,7 @@ TEXTS = {
     "held": ("{0} tokens", "{0} 个词元"),
     "rules": ("Rules and code", "规则与代码"),
     "visit": ("Which micro-batches", "使用哪些微批次"),
-    "step": ("When the optimizer steps", "何时执行优化器步"),
+    "step": ("When the optimizer steps", "何时执行优化器更新"),
     "reset": ("When gradients are cleared", "何时清零梯度"),
     "scale": ("Weight of each micro-batch’s loss", "每个微批次损失的权重"),
     "loss": ("What the loss is", "损失的定义"),
@@ -57,7 +57,7 @@ TEXTS = {
     "b": ("micro-batch b\u00a0=\u00a0", "微批次大小 b\u00a0=\u00a0"),
     "k": ("accumulation steps k\u00a0=\u00a0", "累积步数 k\u00a0=\u00a0"),
     "epochs": ("epochs\u00a0=\u00a0", "轮数\u00a0=\u00a0"),
-    "update": ("step", "优化器步"),
+    "update": ("step", "更新"),
     "ours": ("This loop", "这个循环"),
     "due": ("Full batch", "全批次"),
     "wrong": ("wrong: ", "错误："),
@@ -70,7 +70,7 @@ TEXTS = {
     "right": ("All {0} weights are right.", "{0} 个权重全部正确。"),
     "updates": (
         "The loop makes {0} optimizer steps, the full batch {1}.",
-        "循环执行 {0} 个优化器步，全批次为 {1} 个。",
+        "循环执行 {0} 次优化器更新，全批次为 {1} 次。",
     ),
     "teeth": (
         "Error of the worst update, for each number of samples n. Press a bar to see its matrix.",
