@@ -135,7 +135,13 @@ def plot(frame: pd.DataFrame) -> Figure:
         share = [(i + 1) / len(times) for i in range(len(times))]
         axis.plot(times, share, label=f"{edited} edit{'s' * (edited != 1)}")
     axis.axvline(50, color=look.INK, linewidth=1, linestyle=(0, (2, 2)))
-    axis.set(title="finding the program of a loop again", xscale="log", ylim=(0, 1.02))
+    axis.set(xscale="log", ylim=(0, 1.02))
     axis.set(xlabel="milliseconds of one search", ylabel="share of the programs")
     axis.legend(frameon=False, fontsize=9)
+    numbers = summarise(frame)
+    look.title(
+        figure,
+        f"{numbers['below_50_ms']:.0%} of programs are found again within 50 ms",
+        f"{numbers['programs']:,} loops of up to two edits; {len(numbers['not_found'])} were not found.",
+    )
     return figure

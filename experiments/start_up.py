@@ -90,7 +90,8 @@ def plot(frame: pd.DataFrame) -> Figure:
         axis.annotate(f"{each.median():.2g} s", (each.max(), place), (8, -3), textcoords="offset points")
     names = list(dict.fromkeys(frame["command"]))
     axis.set_yticks(range(len(names)), names)
-    axis.set(title="A check takes little longer than torch takes to start", xlabel="seconds, whole command")
+    axis.set(xlabel="seconds, whole command")
     axis.set_xlim(0, frame["seconds"].max() * 1.15)
     axis.invert_yaxis()
+    look.title(figure, "A check takes little longer than torch takes to start")
     return figure

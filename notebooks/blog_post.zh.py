@@ -14,7 +14,7 @@
 #       format_name: percent
 # ---
 
-# %% [markdown] of="295ddcf0"
+# %% [markdown] of="8c39a9bf"
 # # 你的梯度累积，多半不等于大批次
 #
 # 梯度累积有一个承诺：把 *k* 个微批次的梯度加起来，再更新一次参数，就等于用 *k* 倍大的批次训练。我们对
@@ -32,7 +32,7 @@
 # ## 动手看看
 #
 # 训练循环就是一张权重表。一行是一次优化器更新，一列是一个样本。批次大小为四时，每个样本的权重是 `1/4`。如果两个循环的表相同，
-# 优化器和学习率也相同，那么除舍入误差外，它们就是同一次训练。只要模型里的样本互不影响，这对任何模型都成立。
+# 优化器和学习率也相同，那么除舍入误差外，它们就是同一次训练。只要模型里的样本互不影响，模型也不抽取随机数，这对任何模型都成立。
 #
 # 选一个循环，拖动滑块。橙色的格子是错的。
 
@@ -48,7 +48,7 @@ from IPython.display import HTML, Image, display
 state = State(Program(scale="1/k"), Shape(n=7, b=1, k=4, epochs=2))
 display(HTML(fragment(state, "zh", fallback='<img src="../results/figures/contributions.svg">')))
 
-# %% [markdown] of="1e53b06c"
+# %% [markdown] of="d6b437cc"
 # ## 可以直接抄的循环
 #
 # 先取出整个窗口，再做第一次反向传播；数一数窗口里的样本，让每个微批次占它应占的份额：
@@ -78,7 +78,7 @@ display(HTML(fragment(state, "zh", fallback='<img src="../results/figures/contri
 # 如果模型自己把标签错开一位（Hugging Face 的模型就是这样），要数的是 `labels[:, 1:]`。梯度裁剪放在内层循环之后、更新之前。
 # 学习率调度每次更新走一步。
 
-# %% [markdown] of="c08ee4d1"
+# %% [markdown] of="68439ead"
 # ## 各框架的做法
 #
 # 只要模型的 `forward` 接受 `**kwargs`，Trainer 就把窗口里的标签数交给它，自己不再对损失做除法。因果语言模型会用这个数：
@@ -86,7 +86,7 @@ display(HTML(fragment(state, "zh", fallback='<img src="../results/figures/contri
 # 这个问题[已有人报告](https://github.com/huggingface/transformers/issues/47688)。在修好之前，请设
 # `model.accepts_loss_kwargs = False`，要在创建 Trainer 之前。
 
-# %% tags=["hide-input"] of="03ac18d2"
+# %% tags=["hide-input"] of="9874e1f4"
 # Alt: 各模型族、五种输出头的累积梯度与全批次梯度之比。除两种以外，因果语言模型都在一，几乎所有分类模型都在 k。空心标记是不足 k 个微批次的最后一个窗口。
 # Caption: 按配置随机初始化的小模型；transformers {{ architectures.transformers }}，在 CPU 上运行。
 display(Image(url="../results/figures/architectures.svg"))
@@ -113,7 +113,7 @@ display(HTML(Path("../results/frameworks.html").read_text()))
 # {{ symptom.trainer.sgd_off.as_it_is.early_accuracy.mean | points }} 个百分点，到最后看不出差异。加了裁剪，或者用 AdamW（它会抵消固定的
 # 倍数），我们在准确率上没有看到任何差异。用上面的补救办法，所有曲线都与单个批次重合。
 
-# %% tags=["hide-input"] of="0f8ecf48"
+# %% tags=["hide-input"] of="f724cf2c"
 # Alt: 三行图，分别是 SGD、带裁剪的 SGD 和带裁剪的 AdamW：Trainer 记录的损失和梯度范数，以及留出集准确率。不加补救时，损失和范数开始时是应有值的 k 倍，之后也一直偏大；
 # 准确率只在不裁剪的 SGD 早期较低，后来恢复，其余相同。用补救办法后所有曲线重合。
 # Caption: transformers 的 SigLIP 图像分类模型，两层，{{ symptom.parameters }} 个参数，先在 scikit-learn 的前五个数字上预训练，再用后五个微调：
@@ -165,7 +165,7 @@ display(Image(url="../results/figures/ragged_lengths.svg"))
 # Caption: 在文本行上训练的小型 GPT，{{ drift.steps }} 步，两边各自训练；灰色区域是舍入能解释的范围。
 display(Image(url="../results/figures/drift.svg"))
 
-# %% [markdown] of="922fb9b3"
+# %% [markdown] of="67f32660"
 # ## 各种说法的核对结果
 #
 # 前十条来自 2025 年一篇文章，讲的是[一本书的训练循环和它的修正](https://github.com/rasbt/LLMs-from-scratch/pull/300)；最后一条是别人的说法。
@@ -185,7 +185,7 @@ display(Image(url="../results/figures/drift.svg"))
 # | [节省显存](../results/claims.html#it-saves-memory) | {{ memory.verdict | zh }} | 激活值省了；梯度缓冲与模型一样大 |
 # | [低精度缓冲会损失精度](../results/claims.html#narrow-buffers-lose-precision) | {{ precision.verdict | zh }} | bfloat16 累加 {{ precision.n }} 次偏差 {{ precision.bfloat16.error_by_k_at_b_1.256 | .1% }}；用 float32 缓冲为 {{ precision.bfloat16, float32 buffer.error_by_k_at_b_1.256 | .2% }} |
 
-# %% [markdown] of="49f2189a"
+# %% [markdown] of="34c5cff7"
 # ## 局限
 #
 # 只讨论对样本或词元取平均的损失，只在运行过的大小上。BatchNorm 和批内负样本会让样本互相影响，任何累积都不能使它们等于大批次；对后者，

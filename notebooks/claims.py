@@ -245,7 +245,7 @@ display(Image(url="../results/figures/symptom_tokens.svg"))
 #
 # On {{ tolerance.cases }} random cases no right loop was called wrong, and no wrong one right. In float64 the mildest bug stands
 # {{ tolerance.float64.lowest_bug | .0f }} decades above the noise. In float32
-# {{ tolerance.float32.inconclusive | count }} right loops stay "inconclusive". In bfloat16 nothing is ever cleared: there
+# {{ tolerance.float32.inconclusive }} right loops stay "inconclusive". In bfloat16 nothing is ever cleared: there
 # {{ tolerance.bfloat16.inconclusive }} verdicts are "inconclusive", those of all right loops and of some wrong ones.
 
 # %% tags=["hide-input"]

@@ -22,7 +22,7 @@ def test_a_tail_divided_by_k_costs_what_theory_says(monkeypatch):
     assert measured("adamw", 1, 1)["displacement_error"] < 1e-3  # all updates are scaled alike, which Adam hides
     assert measured("adamw", 4, 3)["displacement_error"] == measured("sgd", 4, 3)["displacement_error"] == 0
     wrong = pd.DataFrame([measured(optimizer, r, n) for optimizer in ("sgd", "adamw") for r in (1, 4) for n in (1, 2)])
-    assert tail_weight.summarise(wrong)["verdict"] == "false"
+    assert tail_weight.summarise(wrong)["verdict"] == "true under conditions"
     monkeypatch.setattr(tail_weight, "published_fix", accumulate_samples)
     right = pd.DataFrame([measured(optimizer, r, n) for optimizer in ("sgd", "adamw") for r in (1, 4) for n in (1, 2)])
     assert tail_weight.summarise(right)["verdict"] == "true"

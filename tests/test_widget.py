@@ -4,6 +4,7 @@ import random
 import re
 from dataclasses import replace
 from fractions import Fraction
+from itertools import combinations, cycle, islice, product
 
 import pytest
 from accumcheck import widget
@@ -36,6 +37,15 @@ def single_edits():
     yield Program()
     for slot in SLOTS:
         yield from (Program(**{slot: name}) for name in TABLES[slot] if name != RIGHT[slot])
+
+
+def double_edits():
+    """All programs with two slots that are not the right ones."""
+    for first, second in combinations(SLOTS, 2):
+        for one, other in product(
+            *([each for each in TABLES[slot] if each != RIGHT[slot]] for slot in (first, second))
+        ):
+            yield Program(**{first: one, second: other})
 
 
 def pairs(more=60):
@@ -161,9 +171,12 @@ def test_rules_together_make_the_matrix_of_simulate(opened):
 
 
 @pytest.mark.slow
-def test_all_famous_loops_and_many_more_pairs(opened):
-    asked = list(cases([*(program for program, *_ in FAMOUS), *pairs(600)]))
-    assert opened().unlike(asked) == []
+def test_famous_loops_at_all_sizes_and_every_program_of_two_edits_at_sizes_in_turn(opened):
+    page, turn = opened(), cycle(SIZES)
+    assert page.unlike(list(cases(program for program, *_ in FAMOUS))) == []
+    doubles = double_edits()
+    while some := list(islice(doubles, 500)):
+        assert page.unlike([case for program in some for case in cases([program], [next(turn)])]) == []
 
 
 MUTANTS = {

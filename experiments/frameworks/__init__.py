@@ -12,7 +12,7 @@ import csv
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -189,9 +189,22 @@ def plot(frame: pd.DataFrame) -> Figure:
     axis.set_xlabel(
         "= as full-batch training     ≈ another policy     ≠ differs: a weight, for the one that it should be"
     )
+    numbers = summarise(frame)
+    look.title(
+        figure,
+        f"Of {numbers['settings']} settings, {len(numbers['equal_everywhere'])} equal full-batch training "
+        "in every case that occurs",
+        "Read from the weights that each sample has in each update.",
+    )
     patches = [Patch(facecolor=COLOURS[name], label=says) for name, says in SAYS.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
+
+
+def from_tables(read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    """The frame: cells without what is documented of them, and weights."""
+    cells = read("frameworks")[[*NAMED, "column", "kind", "text"]].assign(part="cell")
+    return pd.concat([cells, read("frameworks_weights").assign(part="weight")], ignore_index=True)
 
 
 def figures(frame: pd.DataFrame) -> dict[str, Figure]:
@@ -217,6 +230,7 @@ def figures(frame: pd.DataFrame) -> dict[str, Figure]:
         axis.set_axis_off()
     figure.supxlabel("sample", fontsize=9)
     figure.supylabel("optimizer step (two epochs)", fontsize=9)
+    look.title(figure, "Which sample goes into which update, with what weight, in each setting")
     return {"frameworks_weights": figure}
 
 
