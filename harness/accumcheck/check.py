@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from accumcheck.checks import side_checks
 from accumcheck.corpus.published import full_batch
 from accumcheck.explaining.finding import Finding
 from accumcheck.explaining.judge import DEFAULT_SIZES, Outcome, judge_exactly
 from accumcheck.report import Asked, Report
-from accumcheck.task import OBJECTIVES, Loop, LoopError, NotRepeatable, Sizes, name_of
+from accumcheck.task import OBJECTIVES, Loop, LoopError, NotRepeatable, Objective, Sizes, name_of
 from accumcheck.training.coupling import Coupling, examine, silenced
 from accumcheck.training.lockstep import Run, lockstep
 from accumcheck.training.problem import DTYPES, Case, Problem
@@ -71,6 +72,7 @@ def check_equivalence(
     seed: int = 0,
     device: str = "cpu",
     time_limit: float = TIME_LIMIT,
+    checks: bool = False,
 ) -> Report:
     """Does ``train`` update a model as full-batch training would?
 
@@ -81,6 +83,9 @@ def check_equivalence(
     (with ``reference``, by default the plain full batch, or the loop's own where this is another by design, as under
     clipping), at ``sizes`` or the default ones. That tells whether the *model* may be accumulated: batch coupling is
     named, dropout is switched off and told apart, rounding is measured. ``optimizer`` and ``dtype`` are for these runs.
+
+    With ``checks``, the report has the ``checks`` of what lies beside the weights as well: averages of the weights, the
+    optimizer's state, memory, a gradient scaler, the losses that the loop returns. They leave the verdict as it is.
 
     Returns a report that is true only if the verdict for ``objective`` (``"sample"``, ``"token"`` or ``"both"``) is
     ``equivalent``; ``str(report)`` explains it.
@@ -114,7 +119,9 @@ def check_equivalence(
     if problem is not None:
         Case(problem, DEFAULT_SIZES[0], optimizer, dtype, seed, device)  # names are checked before anything runs
     outcomes = _judged(train, objective, tuple(sizes), {"seed": seed, "device": device, "time_limit": time_limit})
-    report = Report(name_of(train), objective, tuple(outcomes))
+    of: Objective = "token" if objective == "token" else "sample"
+    beside = side_checks(train, of, seed=seed, device=device, time_limit=time_limit) if checks else None
+    report = Report(name_of(train), objective, tuple(outcomes), checks=beside)
     if problem is None:
         return report
     exact = next(o for o in outcomes if o.objective == problem.objective)

@@ -103,6 +103,8 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911 - a command e
         parser.error(f"--html is a page about one loop, got {len(options.loops)}")
     if options.ranks is not None and options.device != "cpu":
         parser.error(f"--ranks runs on the CPU, got --device {options.device}")
+    if options.ranks is not None and options.checks:
+        parser.error(f"--checks watches one process, got --ranks {options.ranks}")
     return _check(options)
 
 
@@ -247,7 +249,7 @@ def _check(options: argparse.Namespace) -> int:
     """Judge all loops, and print the verdict on each as soon as it is there."""
     asked = {
         name: getattr(options, name)
-        for name in ("objective", "seed", "device", "ranks", "time_limit", "figure", "html")
+        for name in ("objective", "seed", "device", "ranks", "time_limit", "figure", "html", "checks")
     }
     asked["import_limit"] = max(options.time_limit, isolated.IMPORT_LIMIT)
     asked["colour"] = sys.stdout.isatty() and not options.json
@@ -270,6 +272,8 @@ def _check(options: argparse.Namespace) -> int:
         ]
         _table(("loop", "verdict", "findings", "counterexample"), rows)
     verdicts = {found["verdict"] for found in objects}
+    if any(check["status"] == "failed" for found in objects for check in found.get("checks", ())):
+        verdicts.add("diverges")  # for the exit status, as these checks were asked for
     return next((STATUS[each] for each in ("error", "diverges", "inconclusive") if each in verdicts), 0)
 
 
@@ -483,6 +487,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--figure", type=_figure, metavar="FILE", help="write the contribution matrix as .svg or .png")
     check.add_argument(
         "--html", type=_html, metavar="FILE", help="write a page with the report and an interactive figure"
+    )
+    check.add_argument(
+        "--checks",
+        action="store_true",
+        help="check what lies beside the weights as well: averages of the weights, optimizer state, memory, gradient "
+        "scaler, reported losses; one that fails makes the exit status 1",
     )
     check.add_argument("--seed", type=int, default=0, help="of data and random streams (default 0)")
     check.add_argument("--device", default="cpu", help="a torch device, such as cuda")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from accumcheck import text
+from accumcheck.checks import Check
 from accumcheck.explaining.diagnose import at
 from accumcheck.explaining.evidence import Evidence, Reference
 from accumcheck.explaining.finding import Finding, Verdict
@@ -41,6 +42,7 @@ class Report:
     model_findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     undecided: bool = False  # the model could not be compared; the notes say why
+    checks: tuple[Check, ...] | None = None  # of what lies beside the weights, if they were asked for
     ranks: int | None = None  # of a data-parallel run; micro-batch sizes are then those of one rank
     error: str | None = field(default=None, init=False)
 
@@ -132,6 +134,7 @@ class Report:
             "matrix": self._matrix(),
             "error": self.error,
             "versions": versions(),
+            **({} if self.checks is None else {"checks": [check.as_dict() for check in self.checks]}),
             **({} if self.ranks is None else {"ranks": self.ranks}),
         }
 

@@ -22,9 +22,11 @@ from accumcheck.task import Objective, Sizes
 from accumcheck.training.tolerance import SMALLEST_BUG, Comparison
 
 if TYPE_CHECKING:
+    from accumcheck.checks import Check
     from accumcheck.report import Report
 
 WIDTH = 80
+BESIDE = {"passed": "✓", "failed": "✗", "not applicable": "–", "not run": "–"}
 OVER = {"sample": "a mean over samples", "token": "a mean over tokens"}
 KINDS = {MATRIX: "the weight matrix", VECTOR: "the biases", SHARED: "the parameter that all samples share"}
 # What the loop does wrong; the law in LAWS says what it should do.
@@ -406,6 +408,15 @@ def lines_of(report: Report, width: int = WIDTH) -> list[str]:
         lines.append("")
     for note in notes:
         lines += _wrapped(f"Note: {note}", "  ", width)
+    return lines + _beside(report.checks or (), width)
+
+
+def _beside(checks: Sequence[Check], width: int) -> list[str]:
+    """What was found beside the weights."""
+    lines = ["", "  Beside the weights:"] if checks else []
+    for check in checks:
+        text = f"{BESIDE[check.status]} {check.name}: {check.status}. {check.reason[0].upper()}{check.reason[1:]}"
+        lines += textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="      ", break_long_words=False)
     return lines
 
 
@@ -417,11 +428,16 @@ def _proved(outcome: Outcome, report: Report) -> list[str]:
     """What an equivalent loop was seen to do, and what follows."""
     said = [f"{_many(len(outcome.sizes), 'size')} compared, exactly: {span(outcome)}."]
     if not outcome.plain:
-        said.append("Even with k = 1 your loop sums or clips. So it was compared with its own run with k = 1.")
+        said.append(
+            "Even with k = 1 your loop sums, clips, or divides by another number than the mean does. So it was "
+            "compared with its own run with k = 1: accumulation changes nothing. Whether that number is right is "
+            "not judged."
+        )
     if outcome.convention not in (None, "window") and outcome.reference == "own":
         said.append(f"With accumulation and without, {CONVENTIONS[str(outcome.convention)]}.")
     if not report.comparisons:
-        said.append("Every weight is right. So this holds for each model whose samples do not influence each other.")
+        weights = "Every weight is right." if outcome.plain else "Every weight is the same as in that run."
+        said.append(f"{weights} So this holds for each model whose samples do not influence each other.")
     return said
 
 

@@ -82,12 +82,13 @@ def judge(
     import_limit: float = 60.0,
     figure: str | None = None,
     html: str | None = None,
+    checks: bool = False,
     colour: bool = False,
     width: int = 80,
 ) -> dict[str, Any]:
     """The verdict on a loop, whatever it does: as ``object``, its JSON form, and as ``text``."""
     try:
-        report = _report(target, objective, seed, device, ranks, time_limit, import_limit)
+        report = _report(target, objective, seed, device, ranks, time_limit, import_limit, checks)
         if figure and (example := report.example):
             cause = report.findings[0].id if report.findings else "equivalent"
             save(draw(example, f"{report.loop}: {cause}", report.reference), figure)
@@ -106,14 +107,22 @@ def judge(
 
 
 def _report(
-    target: str, objective: Any, seed: int, device: str, ranks: int | None, time_limit: float, import_limit: float
+    target: str,
+    objective: Any,
+    seed: int,
+    device: str,
+    ranks: int | None,
+    time_limit: float,
+    import_limit: float,
+    checks: bool,
 ) -> Report:
     if ranks is not None:
         progress.report({"limit": math.inf})  # the ranks have limits of their own
         return check_replicas(target, ranks, objective=objective, seed=seed, time_limit=time_limit)
     with preserved():
         train = _imported(target, import_limit)
-    return check_equivalence(train, objective=objective, seed=seed, device=device, time_limit=time_limit)
+    options: dict[str, Any] = {"seed": seed, "device": device, "time_limit": time_limit, "checks": checks}
+    return check_equivalence(train, objective=objective, **options)
 
 
 def _imported(target: str, limit: float) -> Loop:

@@ -341,6 +341,11 @@ def _schedule(log: Log, owner: int, updates: Sequence[Update], k: int, judged: J
     calls = [u.calls for u in updates[1:]]
     moving = len({u.rates for u in updates}) > 1
     known = log.schedules.get(owner)
+    below = next((number for number, u in enumerate(updates) if any(rate < 0 for rate in u.rates)), None)
+    if below is not None and k > 1:
+        judged.reasons.append(
+            f"the learning rate is below zero, from update {below} on: look whether its schedule counts micro-batches"
+        )
     if moving and known is None and k > 1:
         inside = any(len({log.passes[n].rates.get(owner) for n in u.since}) > 1 for u in updates)
         if inside:
