@@ -18,6 +18,7 @@ NAMES = (
     *("learning_rate", "smoothness"),
     *("book", "batch_norm"),
     *("memory", "precision"),
+    "reliability",
 )
 # Those that take minutes are made when named, or with --full.
-SLOW = ("scale", "probe_cost", "round_trip", "watching", "start_up", "history", "symptom")
+SLOW = ("scale", "probe_cost", "round_trip", "watching", "start_up", "history", "symptom", "reliability")

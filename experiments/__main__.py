@@ -1,6 +1,6 @@
 """Run experiments and write their tables, figures and numbers to results/.
 
-python -m experiments [NAME ...] [--quick | --full] [--jobs N] [--device D] [--results FOLDER]
+python -m experiments [NAME ...] [--quick | --full] [--jobs N] [--dask ADDRESS] [--device D] [--results FOLDER]
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer cases, to try things out")
     parser.add_argument("--full", action="store_true", help="also what takes long or needs much memory")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes (default: all cores)")
+    parser.add_argument("--dask", metavar="ADDRESS", help="a dask cluster that cases are sent to, but those of time")
     parser.add_argument("--device", default="cpu", help="torch device, such as cuda (default: cpu)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to (default: results/)")
     options = parser.parse_args(arguments)
@@ -45,7 +46,15 @@ def main(arguments: list[str] | None = None) -> int:
     with rich.progress.Progress(
         *rich.progress.Progress.get_default_columns(), rich.progress.TimeElapsedColumn(), console=console
     ) as progress:
-        bench = Bench(options.quick, options.full, options.device, options.jobs, options.results / "partial", progress)
+        bench = Bench(
+            options.quick,
+            options.full,
+            options.device,
+            options.jobs,
+            options.results / "partial",
+            progress,
+            options.dask,
+        )
         for name in options.names or [name for name in NAMES if options.full or name not in SLOW]:
             started = time.perf_counter()
             experiment = importlib.import_module(f"experiments.{name}")

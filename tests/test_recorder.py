@@ -4,7 +4,7 @@ from torch import nn
 from torch.optim import LBFGS, SGD, Adam
 from torch.optim import optimizer as optim
 
-from experiments.probe_cost.recording import record
+from experiments.lab.recording import record
 
 BEFORE = torch.tensor([[1.0, 2.0]])
 

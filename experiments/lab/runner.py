@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import rich.progress
 import torch
+from accumcheck.watching.parents import end_with
 from accumcheck.watching.process import preserved
 
 Row = dict[str, Any]
+Work = Callable[[Callable[..., list[Row]], list[Row]], Iterator[tuple[int, list[Row]]]]
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,6 +31,7 @@ class Bench:
     ``quick`` asks for fewer cases and ``full`` for more; ``jobs`` is the number of worker processes, 0 for none.
     Every case runs on one thread, so that results do not depend on ``jobs``. With a ``partial`` folder, finished cases
     are kept there, and a run that was interrupted takes them up again if code, versions and settings are the same.
+    ``dask`` is the address of a dask cluster that the cases are sent to, see ``experiments.lab.cluster``.
     """
 
     quick: bool = False
@@ -35,6 +40,7 @@ class Bench:
     jobs: int = 0
     partial: Path | None = None
     progress: rich.progress.Progress | None = field(default=None, repr=False)
+    dask: str | None = None
 
     def map(self, measure: Callable[..., list[Row]], cases: Sequence[Row], *, alone: bool = False) -> list[Row]:
         """``measure(**case)`` for every case, rows in the order of the cases.
@@ -42,7 +48,8 @@ class Bench:
         ``alone`` gives each case a fresh process and the whole machine, for measurements of time and memory.
         """
         name = measure.__module__.removeprefix("experiments.")
-        done = self._finished(name)
+        fingerprint = self._fingerprint()  # of the code that is run, which may change meanwhile
+        done = self._finished(name, fingerprint)
         keys = [json.dumps(case, sort_keys=True) for case in cases]
         missing = [index for index, key in enumerate(keys) if key not in done]
         task = (
@@ -52,26 +59,39 @@ class Bench:
         )
         with self._workers(alone) as workers:
             todo = [cases[index] for index in missing]
-            for index, rows in zip(missing, workers(_Measure(measure), todo), strict=True):
-                done[keys[index]] = rows
-                self._keep(name, keys[index], rows)
+            for place, rows in workers(measure, todo):
+                key = keys[missing[place]]
+                done[key] = rows
+                self._keep(name, fingerprint, key, rows)
                 if self.progress and task is not None:
                     self.progress.advance(task)
         return [row for key in keys for row in done[key]]
 
     @contextmanager
-    def _workers(self, alone: bool) -> Iterator[Callable[[Callable[[Row], list[Row]], list[Row]], Iterator[list[Row]]]]:
-        if not self.jobs and not alone:
-            yield map
-            return
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["experiments.preload"])
-        with ProcessPoolExecutor(1 if alone else self.jobs, context, max_tasks_per_child=1 if alone else None) as pool:
-            try:
-                yield pool.map
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    def _workers(self, alone: bool) -> Iterator[Work]:
+        """Something that measures cases and yields (index, rows) as they are done."""
+        if self.dask and not alone:
+            from experiments.lab.cluster import workers_at  # noqa: PLC0415 - it is an extra
+
+            with workers_at(self.dask) as work:
+                yield work
+        elif self.jobs or alone:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["experiments.preload"])
+            with ProcessPoolExecutor(
+                1 if alone else self.jobs,
+                context,
+                initializer=_end_with,
+                initargs=(os.getpid(),),
+                max_tasks_per_child=1 if alone else None,
+            ) as pool:
+                try:
+                    yield partial(_as_completed, pool)
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+        else:
+            yield lambda measure, cases: ((index, measured(measure, case)) for index, case in enumerate(cases))
 
     def forget(self, name: str) -> None:
         """Delete the finished cases of an experiment; those of others stay, and so do environments."""
@@ -85,7 +105,7 @@ class Bench:
     def _path(self, name: str) -> Path | None:
         return self.partial / f"{name}.jsonl" if self.partial else None
 
-    def _finished(self, name: str) -> dict[str, list[Row]]:
+    def _finished(self, name: str, wanted: str) -> dict[str, list[Row]]:
         path = self._path(name)
         if path is None or not path.exists():
             return {}
@@ -95,16 +115,16 @@ class Bench:
                 fingerprint, key, rows = json.loads(line)
             except ValueError:  # the line that was being written when the run was interrupted
                 continue
-            if fingerprint == self._fingerprint():
+            if fingerprint == wanted:
                 done[key] = rows
         return done
 
-    def _keep(self, name: str, key: str, rows: list[Row]) -> None:
+    def _keep(self, name: str, fingerprint: str, key: str, rows: list[Row]) -> None:
         if path := self._path(name):
             path.parent.mkdir(parents=True, exist_ok=True)
             torn = path.exists() and not path.read_bytes().endswith(b"\n")
             with path.open("a") as file:
-                file.write("\n" * torn + json.dumps([self._fingerprint(), key, rows]) + "\n")
+                file.write("\n" * torn + json.dumps([fingerprint, key, rows]) + "\n")
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(f"{torch.__version__} {self.device}".encode())
@@ -113,13 +133,21 @@ class Bench:
         return digest.hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class _Measure:
-    """``measure(**case)`` on one thread; a class so that it can be sent to a worker."""
+def measured(measure: Callable[..., list[Row]], case: Row) -> list[Row]:
+    """``measure(**case)`` on one thread."""
+    with preserved():
+        torch.set_num_threads(1)
+        return measure(**case)
 
-    measure: Callable[..., list[Row]]
 
-    def __call__(self, case: Row) -> list[Row]:
-        with preserved():
-            torch.set_num_threads(1)
-            return self.measure(**case)
+def _as_completed(
+    pool: ProcessPoolExecutor, measure: Callable[..., list[Row]], cases: list[Row]
+) -> Iterator[tuple[int, list[Row]]]:
+    futures = {pool.submit(measured, measure, case): index for index, case in enumerate(cases)}
+    for future in as_completed(futures):
+        yield futures[future], future.result()
+
+
+def _end_with(bench: int) -> None:
+    """A worker ends when the bench has been killed; its own parent is the server that forks workers."""
+    end_with(os.getppid(), bench)

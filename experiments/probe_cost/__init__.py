@@ -17,9 +17,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.lab import look
+from experiments.lab import look, trainparity
 from experiments.lab.runner import Bench, Row
-from experiments.probe_cost import trainparity
 from experiments.probe_cost.timings import (
     FIRST,
     GROWTH,

@@ -10,8 +10,8 @@ from accumcheck.corpus.expectations import cases_of
 from accumcheck.explaining.judge import judge_exactly
 from accumcheck.task import LoopError, Objective, Sizes, name_of
 
+from experiments.lab import trainparity
 from experiments.lab.runner import Row
-from experiments.probe_cost import trainparity
 
 
 def wrong_loops() -> list[tuple[str, Objective, str]]:

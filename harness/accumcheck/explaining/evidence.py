@@ -289,6 +289,8 @@ def _is_mean_by(pair: Pair, convention: str, factor: float) -> bool:
     rows = []
     for window in windows:
         total = sum(units.units[i] for i in window)
+        if not total:  # samples that the loop never draws
+            return False
         rows.append([factor * window.count(i) / total for i in range(len(units.units))])
     whole = [row for row, window in zip(rows, windows, strict=True) if len(window) == pair.shape.big]
     ours = pair.ours.matrix

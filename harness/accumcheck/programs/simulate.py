@@ -7,6 +7,7 @@ with the same matrix, optimizer and learning rates take the same trajectory in e
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -474,11 +475,29 @@ def _follows(rows: Sequence[Sequence[float]], windows: Sequence[tuple[int, ...]]
         return False
     first: dict[tuple[int, ...], Sequence[float]] = {}
     # Gradients of the same samples that are never cleared show by their growth.
-    return all(
+    return _by_multiplicity(rows, used) and all(
         close(a, b)
         for row, window in zip(rows, used, strict=False)
         for a, b in zip(first.setdefault(window, row), row, strict=True)
     )
+
+
+def _by_multiplicity(rows: Sequence[Sequence[float]], windows: Sequence[tuple[int, ...]]) -> bool:
+    """Whether samples that a window holds several times weigh as many times as much, in all rows up to a factor.
+
+    Where N is above n each window holds all samples, and leftovers of earlier ones show in no other way.
+    """
+    once: dict[int, float] = {}
+    for row, window in zip(rows, windows, strict=False):
+        counts = Counter(window)
+        if len(counts) == len(window):
+            continue
+        each = {i: row[i] / count for i, count in counts.items() if row[i]}
+        once = once or each
+        ratios = [each[i] / once[i] for i in each.keys() & once.keys()]
+        if not all(close(ratio, ratios[0]) for ratio in ratios):
+            return False
+    return True
 
 
 def equivalent(program: Program, shape: Shape, units: Units) -> bool:

@@ -25,6 +25,9 @@ WIDTH = 8  # elements of each gradient that are read
 PRECISION = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
+SHARED = "two optimizers share some parameters and not all of them: whose updates these are is not known"
+
+
 @dataclass
 class Watched:
     """A parameter, the optimizer that holds it, and which of its gradient's elements are read."""
@@ -94,15 +97,18 @@ class Buffers:
 
     def number_of(self, optimizer: Optimizer) -> int:
         """Its number; a wrapper or successor of a known one, with the same parameters, has that one's."""
-        for number, known in enumerate(self.optimizers):
-            if known() is optimizer:
+        for number, reference in enumerate(self.optimizers):
+            if reference() is optimizer:
                 return number
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if id(parameter) in self.index:
                     number = self.watched[self.index[id(parameter)]].owner
-                    if self.optimizers[number]() is None:
+                    known = self.optimizers[number]()
+                    if known is None:
                         self.optimizers[number] = weakref.ref(optimizer)
+                    elif _ids(known) != _ids(optimizer) and SHARED not in self.log.doubts:
+                        self.log.doubts.append(SHARED)
                     return number
         self.optimizers.append(weakref.ref(optimizer))
         self.log.optimizers.append(type(optimizer).__name__)
@@ -334,3 +340,7 @@ def _reader(pieces: list[Tensor]) -> Callable[[], Values]:
     if len({(p.device, p.dtype) for p in pieces}) == 1:
         return lambda: torch.cat(pieces).to("cpu", torch.float64).numpy()
     return lambda: torch.cat([p.to("cpu", torch.float64) for p in pieces]).numpy()
+
+
+def _ids(optimizer: Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

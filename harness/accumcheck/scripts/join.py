@@ -60,7 +60,7 @@ def gathered(log: Log, folder: Path, ranks: int) -> tuple[Log, str | None]:
 def joined(logs: Sequence[Log]) -> Log:
     """One log of all ranks; its ``doubts`` say why they could not be put together, if so."""
     first = logs[0]
-    whole = replace(first, facts=_facts(logs), ranks=len(logs), exchanges=[], notes=[], doubts=[])
+    whole = replace(first, facts=_facts(logs), ranks=len(logs), exchanges=[], notes=[], doubts=[*first.doubts])
     unlike = next(_unlike(logs), None)
     if unlike is not None:
         whole.doubts.append(unlike)

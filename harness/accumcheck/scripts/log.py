@@ -142,7 +142,7 @@ class Log:
     hints: dict[str, set[int]] = field(default_factory=dict)  # values of what may be named for accumulation steps
     facts: Counter[str] = field(default_factory=Counter)
     exchanges: list[Exchange] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)  # why ranks could not be put together
+    doubts: list[str] = field(default_factory=list)  # why the run cannot be judged, nor ranks be put together
     notes: list[str] = field(default_factory=list)  # what was taken for granted when they were
     uneven: dict[tuple[str, Law], str] = field(default_factory=dict)  # term, law -> where ranks hold unequal shares
     ranks: int = 1

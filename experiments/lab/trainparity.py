@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from accumcheck.corpus import happened
 from accumcheck.corpus import published as loops
 from accumcheck.corpus import right as styles
 from accumcheck.corpus import wrong as bugs
@@ -28,8 +29,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import TensorDataset
 
+from experiments.lab.recording import record
 from experiments.lab.runner import ROOT
-from experiments.probe_cost.recording import record
 
 VERSION = "0.1.0"
 BATCH, STEPS, TOKENS, CLASSES, GAIN = 2, 4, 4, 8, 1024.0
@@ -41,8 +42,10 @@ OWN = (
     "steps_biases_every_time",
     "divides_the_rate_of_biases",
     "lowers_momentum_every_time",
+    "clips_before_it_unscales",
+    "decays_every_time",
 )
-BY_NAME: dict[str, Loop] = loops_of(loops, styles, bugs)
+BY_NAME: dict[str, Loop] = loops_of(loops, styles, bugs, happened)
 
 
 def installed() -> bool:
