@@ -18,7 +18,7 @@ NAMES = (
     *("learning_rate", "smoothness"),
     *("book", "batch_norm"),
     *("memory", "precision"),
-    "reliability",
+    *("detection", "reliability"),
 )
 # Those that take minutes are made when named, or with --full.
-SLOW = ("scale", "probe_cost", "round_trip", "watching", "start_up", "history", "symptom", "reliability")
+SLOW = ("scale", "probe_cost", "round_trip", "watching", "start_up", "history", "symptom", "detection", "reliability")

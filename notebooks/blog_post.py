@@ -158,6 +158,16 @@ display(Image(url="../results/figures/symptom.svg"))
 # %% [markdown]
 # ## Why tests do not see it
 #
+# We wrote {{ detection.bugs }} reported bugs as small loops and scripts, and tried the usual ways of testing on them, each
+# rebuilt from its description. All of these miss {{ detection.usual_all_miss | count }} bugs.
+
+# %% tags=["hide-input"]
+# Alt: A table of root causes by nine ways of testing, with how many bugs each finds. The usual ways find nearly none of the bugs of
+# tails, and several find no wrong factor. accumcheck check finds nearly all.
+# Caption: Bugs found, of those that a way can be tried on. [Each bug](../results/figures/detection_bugs.svg).
+display(Image(url="../results/figures/detection.svg"))
+
+# %% [markdown]
 # A test whose data divides evenly cannot see a wrong tail. Of {{ ragged_lengths.lengths }} data set lengths, the published fix is right at
 # {{ ragged_lengths.published_fix.equivalent }}: the multiples of *N = b · k*.
 

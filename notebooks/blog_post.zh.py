@@ -145,9 +145,18 @@ display(Image(url="../results/figures/symptom.svg"))
 # 它指出是哪一行，给出改法，并以测试能读懂的状态码退出。`accumcheck check my_loop.py:train` 在十种大小上证明一个函数是对是错，
 # 不需要模型，也不需要数据。
 
-# %% [markdown] of="db58b6c2"
+# %% [markdown] of="accb81f0"
 # ## 为什么测试看不出来
 #
+# 我们把 {{ detection.bugs }} 个真实报告过的错误写成小循环和脚本，再用常见的测试方法逐一检验，每种方法都按公开描述重写。
+# 有 {{ detection.usual_all_miss | count }} 个错误，这些方法全都没有发现。
+
+# %% tags=["hide-input"] of="758e71a9"
+# Alt: 各种根本原因与九种测试方法的对照表，写明每种方法发现了几个错误。常见方法几乎发现不了尾部的错误，有几种完全发现不了错误的倍数。accumcheck check 几乎全部发现。
+# Caption: 在能够检验的错误中，每种方法发现的个数。[逐个错误（英文）](../results/figures/detection_bugs.svg)。
+display(Image(url="../results/figures/detection.svg"))
+
+# %% [markdown] of="8eeff04d"
 # 如果测试用的数据恰好能整除，就看不出尾部的错误。在 {{ ragged_lengths.lengths }} 种样本数里，公开的修正写法只在
 # {{ ragged_lengths.published_fix.equivalent }} 种上正确：*N = b · k* 的倍数。
 

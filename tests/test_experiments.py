@@ -78,6 +78,8 @@ MUTANTS = [
     ("watching", "megabytes", 60.0),
     ("start_up", "light", 0.4),
     ("start_up", "ratio", 1.5),
+    ("detection", "methods check false_alarms", 1),
+    ("detection", "usual_all_miss", []),
     ("reliability", "right false_alarms", 1),
     ("reliability", "bugs missed", 1),
     ("reliability", "bugs named_share", 0.5),

@@ -18,6 +18,15 @@ README = (ROOT / "README.md").read_text()
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 NUMBERS = ["{{ tolerance.safety | .0f }} times", "{{ tolerance.cases | , }} random cases"]
 
+CATALOGUE = [
+    "{{ detection.bugs }} bugs that people reported",
+    "all miss {{ detection.usual_all_miss | count }} of the {{ detection.usual_tried }} that they can be tried on",
+    "together find {{ detection.ours }};",
+    "{{ reliability.right.verdicts | , }} verdicts on right loops",
+    "{{ reliability.bugs.cases | , }} wrong ones",
+    "{{ reliability.bugs.named_share | .0% }}",
+]
+
 
 def blocks(text, kind):
     return re.findall(rf"```{kind}\n(.*?)\n```", text, flags=re.S)
@@ -89,6 +98,8 @@ def test_numbers_are_those_of_the_results():
     text = " ".join((ROOT / "docs/proofs.md").read_text().split())
     for number in NUMBERS:
         assert fill(number, summary) in text
+    for number in CATALOGUE:
+        assert fill(number, summary) in " ".join(README.split())
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *DOCS], ids=lambda path: path.name)
