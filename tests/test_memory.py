@@ -3,11 +3,12 @@
 import pytest
 import torch
 from accumcheck.check import check_equivalence
+from accumcheck.checks.saved import SavedBytes
 from accumcheck.corpus.models import GPT_SIZES
 
 from experiments import memory
 from experiments.memory import held
-from experiments.memory.bytes import Ledger, SavedBytes
+from experiments.memory.bytes import Ledger
 from experiments.memory.held import CONTEXT, count, saved_by_gpt
 from experiments.memory.loops import LOOPS
 

@@ -6,6 +6,7 @@ import time
 from functools import partial
 from typing import Any
 
+from accumcheck.checks.saved import SavedBytes
 from accumcheck.corpus.data import text_windows
 from accumcheck.corpus.models import GPT, GPT_SIZES, GPTConfig
 from accumcheck.task import Sizes
@@ -13,7 +14,7 @@ from accumcheck.training.problem import Case, Problem
 
 from experiments.lab.resident import peak_megabytes
 from experiments.lab.runner import Row
-from experiments.memory.bytes import Ledger, SavedBytes
+from experiments.memory.bytes import Ledger
 from experiments.memory.loops import LOOPS
 
 CONTEXT = {"10k": 32, "100k": 64, "1M": 64, "10M": 64, "124M": 256}  # tokens in a sample, by size of the model

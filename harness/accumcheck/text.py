@@ -416,7 +416,7 @@ def _beside(checks: Sequence[Check], width: int) -> list[str]:
     lines = ["", "  Beside the weights:"] if checks else []
     for check in checks:
         text = f"{BESIDE[check.status]} {check.name}: {check.status}. {check.reason[0].upper()}{check.reason[1:]}"
-        lines += textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="      ", break_long_words=False)
+        lines += [f"    {line}" for line in _hung(text, width - 4)]
     return lines
 
 

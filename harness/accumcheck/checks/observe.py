@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -17,12 +16,13 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import TensorDataset
 
 from accumcheck.checks.averages import Averages
+from accumcheck.checks.saved import SavedBytes
 from accumcheck.probing.model import CLASSES, Samples
 from accumcheck.task import Loop, LoopError, Objective, Sizes, Task, cross_entropy, name_of, unmasked
 from accumcheck.watching import progress
 from accumcheck.watching.draws import scalers_on
 from accumcheck.watching.limits import TIME_LIMIT, TimeUpError, within
-from accumcheck.watching.process import Modes, RandomStream, quiet
+from accumcheck.watching.process import Modes, RandomStream, one_thread, quiet
 from accumcheck.watching.steps import Tensors, Update, copied, watch
 
 WIDTHS = (13, 17)  # no activation has the shape of a parameter
@@ -101,34 +101,6 @@ class _Token:
     """Lives as long as the graph that holds it."""
 
 
-class _Held:
-    """A tensor that a graph has saved; it lives as long as the graph needs it."""
-
-    def __init__(self, saved: Saved, tensor: Tensor) -> None:
-        self.saved, self.tensor = saved, tensor
-        saved.change(tensor, 1)
-
-    def __del__(self) -> None:
-        self.saved.change(self.tensor, -1)
-
-
-class Saved:
-    """Bytes of activations that autograd holds for backward passes, each storage once; ``peak`` is the most at once."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.peak = self._bytes = 0
-        self._holders: Counter[int] = Counter({p.untyped_storage()._cdata: 1 for p in model.parameters()})
-
-    def change(self, tensor: Tensor, change: int) -> None:
-        """One holder more of a tensor's storage, or one less."""
-        storage = tensor.untyped_storage()
-        before = self._holders[storage._cdata]
-        self._holders[storage._cdata] = before + change
-        if tensor.is_floating_point() and not (before and before + change):
-            self._bytes += change * storage.nbytes()
-            self.peak = max(self.peak, self._bytes)
-
-
 class _Run:
     def __init__(self, sizes: Sizes, setup: Setup) -> None:
         self.samples = Samples.draw(sizes.samples, setup.objective, setup.seed)
@@ -137,7 +109,7 @@ class _Run:
         optimizer = OPTIMIZERS[setup.optimizer](self.model.parameters())
         self.task = Task.build(self.model, optimizer, cross_entropy, dataset, sizes, device=setup.device)
         self.found = Seen(sizes)
-        self.averages, self.saved = Averages(self.model), Saved(self.model)
+        self.averages, self.saved = Averages(self.model), SavedBytes(self.model.parameters())
         self.window: dict[tuple[int, ...], tuple[float, int]] = {}  # the losses of micro-batches since the last step
         self.graphs: weakref.WeakSet[_Token] = weakref.WeakSet()
         self.firsts: dict[tuple[str, ...], tuple[Optimizer, Tensors] | None] = {}
@@ -154,12 +126,11 @@ class _Run:
             stack.enter_context(scalers_on() if self.task.device.type == "cpu" else nullcontext())
             stack.enter_context(_scalers_noted(self.found.scaler))
             stack.enter_context(watch(self.model, self.before, self.after))
-            pack = lambda tensor: _Held(self.saved, tensor)  # noqa: E731
-            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor))
+            stack.enter_context(self.saved.counting())
             stack.enter_context(self.averages if averages else nullcontext())
             yield
             self.averages.pause()
-        self.found.moves, self.found.peak_bytes = self.averages.moves, self.saved.peak
+        self.found.moves, self.found.peak_bytes = self.averages.moves, self.saved.peak["activations"]
 
     def look(self, inputs: Tensor, outputs: Tensor) -> None:
         self.averages.pause()
@@ -253,10 +224,8 @@ def observe(train: Loop, sizes: Sizes, setup: Setup) -> Seen:
     3
     """
     progress.report({"loop": name_of(train), "sizes": str(sizes)})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a pool of workers is slow to wake for so little
     try:
-        with RandomStream(setup.seed).active(), quiet():
+        with one_thread(), RandomStream(setup.seed).active(), quiet():
             Modes().resume()
             run = _Run(sizes, setup)
             with run.watched(averages=setup.averages):
@@ -265,6 +234,4 @@ def observe(train: Loop, sizes: Sizes, setup: Setup) -> Seen:
         raise LoopError(f"the loop did not end within {setup.time_limit:g} seconds at {sizes}") from None
     except (Exception, SystemExit) as error:
         raise LoopError(f"the loop raised {type(error).__name__} at {sizes}: {error}") from error
-    finally:
-        torch.set_num_threads(threads)
     return run.found

@@ -22,7 +22,7 @@ from accumcheck.task import Loop, LoopError, Objective, Sizes, Task, as_loader, 
 from accumcheck.watching import progress
 from accumcheck.watching.draws import Drawn, Draws, loaders_watched, scalers_on
 from accumcheck.watching.limits import TIME_LIMIT, TimeUpError, within
-from accumcheck.watching.process import Modes, RandomStream, quiet
+from accumcheck.watching.process import Modes, RandomStream, one_thread, quiet
 from accumcheck.watching.sites import BACKWARD, STEP, Sites
 from accumcheck.watching.steps import Update, watch
 
@@ -67,7 +67,7 @@ def probe(
     """
     setup = setup or Setup(objective, **options)
     progress.report({"loop": name_of(train), "sizes": str(sizes)})
-    with _one_thread():
+    with one_thread():
         run = _Run(sizes, setup)
         try:
             with RandomStream(setup.seed).active(), quiet(), run.watched():
@@ -270,14 +270,3 @@ class _Run:
                 if name in self.gradients:
                     self.gradients[name].append(torch.zeros(self.point[name].shape))
                     self.settings[name].append(each)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    # A pool of workers, woken for eight numbers, takes up to a hundred times longer where cores are busy.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

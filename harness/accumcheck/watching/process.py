@@ -235,6 +235,17 @@ def preserved() -> Iterator[None]:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: a pool of workers, woken for eight numbers, takes far longer where cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Drop what the block prints or warns of: a loop is run hundreds of times.
 
