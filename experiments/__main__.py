@@ -46,15 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     with rich.progress.Progress(
         *rich.progress.Progress.get_default_columns(), rich.progress.TimeElapsedColumn(), console=console
     ) as progress:
-        bench = Bench(
-            options.quick,
-            options.full,
-            options.device,
-            options.jobs,
-            options.results / "partial",
-            progress,
-            options.dask,
-        )
+        partial = options.results / "partial"
+        bench = Bench(options.quick, options.full, options.device, options.jobs, partial, progress, options.dask)
         for name in options.names or [name for name in NAMES if options.full or name not in SLOW]:
             started = time.perf_counter()
             experiment = importlib.import_module(f"experiments.{name}")

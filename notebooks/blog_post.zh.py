@@ -145,7 +145,7 @@ display(Image(url="../results/figures/symptom.svg"))
 # 它指出是哪一行，给出改法，并以测试能读懂的状态码退出。`accumcheck check my_loop.py:train` 在十种大小上证明一个函数是对是错，
 # 不需要模型，也不需要数据。
 
-# %% [markdown] of="accb81f0"
+# %% [markdown] of="5920f775"
 # ## 为什么测试看不出来
 #
 # 我们把 {{ detection.bugs }} 个真实报告过的错误写成小循环和脚本，再用常见的测试方法逐一检验，每种方法都按公开描述重写。

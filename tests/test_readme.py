@@ -20,7 +20,8 @@ NUMBERS = ["{{ tolerance.safety | .0f }} times", "{{ tolerance.cases | , }} rand
 
 CATALOGUE = [
     "{{ detection.bugs }} bugs that people reported",
-    "all miss {{ detection.usual_all_miss | count }} of the {{ detection.usual_tried }} that they can be tried on",
+    "Of the {{ detection.usual_tried }} bugs that they can be tried on, "
+    "{{ detection.usual_all_miss | count }} pass every one",
     "together find {{ detection.ours }};",
     "{{ reliability.right.verdicts | , }} verdicts on right loops",
     "{{ reliability.bugs.cases | , }} wrong ones",

@@ -43,6 +43,7 @@ LOOPS: dict[str, dict[str, Any]] = {
 CELLS = {"equal": "#DDEEF8", "policy": "#FFF2CC", "none": "#F2F2F2"}
 SIGNS = {"equal": "=", "policy": "≈", "differs": "≠"}
 INK, FAINT = "#222222", "#555555"
+NAMED, FOUND = "#0072B2", "#8CC3E6"  # bugs, by what was said of them
 NOISE: dict[str, Any] = {
     "color": "#999999",
     "alpha": 0.35,

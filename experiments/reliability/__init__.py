@@ -222,8 +222,8 @@ def plot(frame: pd.DataFrame) -> Figure:
 
 def _draw_bugs(axis: Any, shares: pd.DataFrame) -> None:
     places = range(len(shares))
-    axis.bar(places, 100 * shares["found"], color="#8CC3E6", width=1.0, label="found")
-    axis.bar(places, 100 * shares["named"], color="#0072B2", width=1.0, label="named first")
+    axis.bar(places, 100 * shares["found"], color=look.FOUND, width=1.0, label="found")
+    axis.bar(places, 100 * shares["named"], color=look.NAMED, width=1.0, label="named first")
     axis.set(xlabel="wrong loops, the least named first", ylabel="percent of the sizes", ylim=(0, 104))
     axis.set_xticks([])
     axis.legend(loc="lower right", fontsize=9)
