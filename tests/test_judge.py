@@ -5,11 +5,13 @@ import itertools
 import accumcheck.explaining.judge
 import pytest
 import torch
+from accumcheck.corpus import happened, wrong
 from accumcheck.corpus.published import accumulate_samples, published_fix, windows
 from accumcheck.corpus.right import drops_the_last_window, streams_rows
 from accumcheck.corpus.wrong import clips_every_time, means_of_means, whole_windows_only
 from accumcheck.explaining.judge import DEFAULT_SIZES, judge_exactly
-from accumcheck.task import LoopError, NotRepeatable, Sizes
+from accumcheck.task import OBJECTIVES, LoopError, NotRepeatable, Sizes
+from accumcheck.text import message
 
 
 @pytest.mark.parametrize(
@@ -171,3 +173,81 @@ def test_a_loop_that_cannot_take_float64_is_read_in_float32():
                     task.optimizer.zero_grad()
 
     assert judge_exactly(weighted).findings[0].id == "tail-scaled-by-k"
+
+
+def two_terms(divide_both):
+    """A loss of two terms, of which the first is divided by k, or both are."""
+
+    def train(task):
+        k = task.accumulation_steps
+        for _ in range(task.epochs):
+            for window in windows(task.loader, k):
+                for inputs, targets in window:
+                    outputs = task.model(inputs)
+                    term = 0.1 * torch.logsumexp(outputs, dim=-1).mean()
+                    (task.loss_fn(outputs, targets) / k + term / (k if divide_both else 1)).backward()
+                task.optimizer.step()
+                task.optimizer.zero_grad()
+
+    return train
+
+
+@pytest.mark.parametrize("sizes", [(), [Sizes(18, 3, 3, 2)]], ids=["default", "one"])
+def test_a_term_that_is_not_divided_is_told_from_samples_that_meet_in_a_batch(sizes):
+    outcome = judge_exactly(two_terms(divide_both=False), sizes=sizes)
+    assert [f.id for f in outcome.findings] == ["wrong-scale"]
+    assert "one term of the loss is divided by the accumulation steps" in message(outcome.findings[0])
+    both = judge_exactly(two_terms(divide_both=True), sizes=sizes)
+    assert "wrong-scale" not in [f.id for f in both.findings]
+    for loop in (wrong.contrasts_within_the_batch, contrasts_samples):
+        assert judge_exactly(loop, sizes=sizes).findings[0].id == "batch-coupled"
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_first_micro_batch_that_is_kept_alone_is_told_from_a_step_behind_it(objective):
+    """Both make the same updates."""
+
+    def steps_there(task):
+        k = task.accumulation_steps
+        for _ in range(task.epochs):
+            for i, (inputs, targets) in enumerate(task.loader):
+                (task.loss_fn(task.model(inputs), targets) / k).backward()
+                if i % k == 0:
+                    task.optimizer.step()
+                task.optimizer.zero_grad()
+
+    def keeps_it(task):
+        k = task.accumulation_steps
+        for _ in range(task.epochs):
+            for window in windows(task.loader, k):
+                for j, (inputs, targets) in enumerate(window):
+                    kept = [None if p.grad is None else p.grad.clone() for p in task.model.parameters()]
+                    (task.loss_fn(task.model(inputs), targets) / k).backward()
+                    if j:
+                        for parameter, grad in zip(task.model.parameters(), kept, strict=True):
+                            parameter.grad = grad
+                task.optimizer.step()
+                task.optimizer.zero_grad()
+
+    early, late = judge_exactly(steps_there, objective), judge_exactly(keeps_it, objective)
+    assert early.example.small.ours.matrices == late.example.small.ours.matrices
+    assert (early.findings[0].id, late.findings[0].id) == ("early-first-step", "gradients-lost")
+    assert "kept" in str(late.program)
+
+
+def test_gradients_that_are_lost_at_a_windows_start_are_no_tail_that_is_dropped():
+    outcome = judge_exactly(happened.validates_within_a_window, "token", sizes=[Sizes(16, 3, 5, 3)])
+    assert outcome.findings[0].id == "gradients-lost"
+
+
+def test_weights_that_fall_by_chance_are_no_clipping():
+    """The losses are divided by k, and of three micro-batches the later ones have fewer tokens."""
+    outcome = judge_exactly(wrong.runs_on_over_epochs, "token", sizes=[Sizes(15, 2, 3, 3)], seed=668763)
+    assert outcome.findings[0].id == "token-weighting"
+    assert "clipped-per-micro-batch" not in [f.id for f in outcome.findings]
+
+
+@pytest.mark.parametrize(("sizes", "seed"), [(Sizes(13, 2, 5, 2), 44157), (Sizes(17, 2, 3, 2), 807215)], ids=str)
+def test_short_batches_among_the_others_are_an_order(sizes, seed):
+    outcome = judge_exactly(happened.shuffles_whole_batches, sizes=[sizes], seed=seed)
+    assert outcome.findings[0].id == "sample-order"

@@ -48,6 +48,8 @@ count | 3 2 2 2 | 1/3*3 / 1/3*3
 count or last | 3 1 4 2 | 2/3 1/3*2 / 0 1/3*2
 count or last | 5 1 3 1 | 1/3*3 0*2 / 0*3 1/2*2
 window or last | 3 1 2 2 | 1/2*2 0 / 1/2*2 1 / 0*2 1
+window or short | 3 1 2 2 | 1/2*2 0 / 1/2*2 1
+window or short | 2 1 3 2 | 1/2*2 / 1/2*2
 by samples | 9 2 3 2 | 1/6*6 0*3 / 1/6*4 0*2 1/3*3
 by samples or end | 7 2 2 1 | 1/4*4 0*3 / 0*4 1/3*3
 by samples or end | 7 1 3 2 | 1/3*3 0*4 / 0*3 1/3*3 0 / 0*6 1 / 1/3*3 0*4 / 0*3 1/3*3 0 / 0*6 1
@@ -64,6 +66,8 @@ epoch, if accumulating | 2 1 1 1 | 1 0 / 0 1
 k, then k + 1 | 7 1 2 1 | 1/2*2 0*5 / 0*2 1/2*3 0*2 / 0*5 1/2 1
 k + 1, then k | 6 1 2 2 | 1/2*3 0*3 / 0*3 1/2*2 0 / 1/2*3 0*2 1/2 / 0*3 1/2*2 0
 k + 1, then k, or end | 6 1 2 1 | 1/2*3 0*3 / 0*3 1/2*2 0 / 0*5 1/2
+k - 1, then k | 5 1 3 2 | 1/3*2 0*3 / 0*2 1/3 1/2*2 / 1/3*2 0*3 / 0*2 1/3 1/2*2
+all but the last | 5 1 3 1 | 1/3 0*4 / 0 1/3 0*3 / 0*2 1/3 1/2 0 / 0*4 1/2
 overfull last | 7 1 3 1 | 1/3*3 0*4 / 0*3 1/3*3 1
 overfull last | 8 1 3 1 | 1/3*3 0*5 / 0*3 1/3*3 1/2*2
 k + 1 or end | 16 1 14 2 | 1/14*14 1/2 0 / 0*15 1/2 / 1/14*14 1/2 0 / 0*15 1/2
@@ -127,6 +131,7 @@ epoch start | 3 1 2 2 | 1/2*2 0 / 1/2*2 1 / 1/2*2 0 / 1/2*2 1
 every | 3 1 3 2 | 0*2 1/3 / 0*2 1/3
 before step | 3 1 2 2 | 0*3 / 0*3 / 0*3 / 0*3
 after first | 3 1 2 2 | 0 1/2 0 / 0 1/2 0
+first only | 3 1 2 2 | 1/2 0*2 / 0*2 1 / 1/2 0*2 / 0*2 1
 """
 
 # With windows that run on into the next epoch, and means that are divided by the micro-batches since the last step.
@@ -141,6 +146,7 @@ epoch start | 5 1 2 2 | 1/2*2 0*3 / 1/4*2 1/2*2 0 / 1/3*2 0*3 / 1/6*2 1/2*2 0
 every | 3 1 2 2 | 0 1/2 0 / 0 1/3 0
 before step | 3 1 2 2 | 0*3 / 0*3
 after first | 3 1 2 2 | 0 1/2 0 / 0 1/3 0
+first only | 5 1 2 2 | 1/2 0*4 / 0*2 1/2 0*2 / 1/3 0*4 / 0*2 1/2 0*2
 """
 
 # With a step at every micro-batch.

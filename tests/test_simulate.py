@@ -64,6 +64,7 @@ def test_micro_batches_of_a_stream_run_on() -> None:
         ({"reset": "never"}, "add0 add1 step01 add2 step2", ((0, 1), (0, 1, 2)), ()),
         ({"reset": "before step"}, "add0 add1 clear step01 add2 clear step2", ((), ()), ()),
         ({"reset": "every"}, "add0 clear add1 step01 clear add2 step2", ((1,), (2,)), ()),
+        ({"reset": "first only"}, "add0 seen1 step01 clear add2 step2", ((0,), (2,)), ()),
         ({"reset": "window end"}, "add0 add1 step01 clear add2 step2", ((0, 1), (2,)), ()),
         ({"visit": "whole windows"}, "add0 add1 step01 clear", ((0, 1),), ()),
         ({"step": "2 * k"}, "add0 add1 add2", (), (0, 1, 2)),

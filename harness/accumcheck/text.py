@@ -40,7 +40,7 @@ WRONG = {
         "later windows are shifted."
     ),
     "wrong-window": "Windows are not k micro-batches long.",
-    "gradients-lost": "Gradients are cleared before the step that should use them.",
+    "gradients-lost": "Gradients are cleared, or not kept, before the step that should use them.",
     "gradients-not-reset": "Gradients of earlier updates are still there, and go into the update again.",
     "clipped-per-micro-batch": "Gradients are clipped or rescaled at micro-batches, before the window is complete.",
     "unscaled-loss": "Each update is the sum of its micro-batches, not their mean. It is too large.",
@@ -139,6 +139,8 @@ def _seen(finding: Finding) -> str:  # noqa: PLR0911 - a table of cases
         return f"the gradients of samples {runs(finding.samples)} change direction in micro-batches"
     if finding.id == "gradients-lost" and facts.get("never"):
         return "full batches train it, micro-batches never do"
+    if facts.get("terms"):
+        return "one term of the loss is divided by the accumulation steps, and another one is not"
     if facts.get("moved"):
         how = "parameters are changed outside of optimizer steps"
         return f"{how}, in another way than in full batches (update {finding.step})"

@@ -104,12 +104,14 @@ const matrix = (program, [n, b, k, epochs], units) => {
       if (reset == "epoch's list") [since, seen] = [[], 0];
     }
     if (late) stepping(each);
-    if (reset == "every" || (reset == "window start" && i % k == 0)) left.clear();
+    if (reset == "every" || (["window start", "first only"].includes(reset) && i % k == 0)) left.clear();
     if (samples.length) {
       const held = [rules.numbers, samples.length, sum(samples), window.length, sum(window)];
       const part = [...held, each.count, each.place, batches, n, b, k];
-      left.set(each, fraction(...ratio(rules.weight(...part)[scale])));
-      multiply(rules.each(...part)[scale]);
+      if (reset != "first only" || i % k == 0) {
+        left.set(each, fraction(...ratio(rules.weight(...part)[scale])));
+        multiply(rules.each(...part)[scale]);
+      }
       since.push(each);
       seen += samples.length;
     }

@@ -49,7 +49,7 @@ def queue_starts_with_a_step(task: Task) -> None:
                 task.scheduler.step()
 
 
-@wrong("wrong-window", token="unexplained", also=("dropped-tail", "carried-tail", *BY_K))
+@wrong("wrong-window", also=("dropped-tail", "carried-tail", *BY_K))
 def counts_from_one_and_adds_one(task: Task) -> None:
     """Counts from one, and adds one in the condition as well, so the first window is one short."""
     task.optimizer.zero_grad()
@@ -62,7 +62,7 @@ def counts_from_one_and_adds_one(task: Task) -> None:
                 task.scheduler.step()
 
 
-@wrong("unexplained")
+@wrong("wrong-window", also=("dropped-tail", "carried-tail", *BY_K))
 def steps_at_all_but_the_boundary(task: Task) -> None:
     """Has its condition the wrong way round: ``if (i + 1) % k`` is true at every micro-batch but the k-th."""
     for _ in range(task.epochs):
@@ -88,7 +88,7 @@ def synchronises_and_steps(task: Task) -> None:
                 task.scheduler.step()
 
 
-@wrong("unexplained")
+@wrong("carried-tail", token="token-weighting", also=BY_K)
 def flushes_only_short_epochs(task: Task) -> None:
     """Steps at the last micro-batch only if an epoch has no more than k of them."""
     for _ in range(task.epochs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -72,10 +73,12 @@ class _Run:
                     self.since = []
             if self.step_rule.late and self.opens(place, count, length, total):
                 self.step()
-            if self.program.reset == "every" or (self.program.reset == "window start" and place % k == 0):
+            anew = ("window start", "first only")
+            if self.program.reset == "every" or (self.program.reset in anew and place % k == 0):
                 self.clear()
             if batch is not None:
-                self.backward(batch, window, number % k if streams else i % k)
+                with self.dropped() if self.program.reset == "first only" and place % k else nullcontext():
+                    self.backward(batch, window, number % k if streams else i % k)
                 if schedule == "every":
                     self.task.scheduler.step()
             if self.program.reset == "after first" and place % k == 0:
@@ -86,6 +89,15 @@ class _Run:
                 self.task.scheduler.step()
             if self.program.reset == "window end" and (place + 1) % k == 0:
                 self.clear()
+
+    @contextmanager
+    def dropped(self) -> Iterator[None]:
+        """Gradients are as before afterwards."""
+        parameters = list(self.task.model.parameters())
+        kept = [None if each.grad is None else each.grad.clone() for each in parameters]
+        yield
+        for parameter, grad in zip(parameters, kept, strict=True):
+            parameter.grad = grad
 
     def _epochs(self) -> Iterator[tuple[int, int, int, Batch | None, list[Batch]]]:
         """Epoch, place, micro-batches before, the micro-batch and its window, as loops over a loader have them."""

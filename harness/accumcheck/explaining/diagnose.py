@@ -198,13 +198,24 @@ class Diagnosis:
     def _program(self, kinds: tuple[str, ...]) -> Program | None:
         factor = self._factor(kinds[0])
         cases = self.cases(kinds[0], factor)
-        found = fit(cases, self.objective)
+        found = fit(cases, self.objective, allowed=self._may_be)
         if found is None and factor == 1.0 and (factor := self._slope(kinds[0])) != 1.0:
-            found = fit(self.cases(kinds[0], factor), self.objective)
+            found = fit(self.cases(kinds[0], factor), self.objective, allowed=self._may_be)
         self.slopes.update(dict.fromkeys(kinds, factor))
         if found is None and any(_narrow(e.small.ours) for e in self.evidence):
             found = fit(cases, self.objective, ROUNDED)
         return found
+
+    def _may_be(self, program: Program) -> bool:
+        # Who keeps the first micro-batch alone makes the same weights as who steps at it.
+        return program.rule("step").law != "early-first-step" if self._starts_late else program.reset != "first only"
+
+    @cached_property
+    def _starts_late(self) -> bool:
+        """Whether at every size a whole window was sent backward before the first update."""
+        shapes = [(e.small.shape, e.small.ours.facts.before) for e in self.evidence]
+        tells = [(min(shape.k, shape.length), before) for shape, before in shapes if min(shape.k, shape.length) > 1]
+        return bool(tells) and all(before >= window for window, before in tells)
 
     def cases(self, kind: str, factor: float = 1.0) -> list[Case]:
         """What a program has to make: the matrices of the loop and, behind each, of its own full batch."""
@@ -362,7 +373,7 @@ class Diagnosis:
         """The rule by which a kind's learning rate goes."""
         group = next((e for e in self.explanations if kind in e.kinds), None)
         program = group.program if group and group.program else Program()
-        cases = []
+        cases: list[tuple[Case, list[float]]] = []
         for each in self.evidence:
             pair = each.small
             if pair.own is None or each.is_dead:
@@ -373,7 +384,10 @@ class Diagnosis:
             ):
                 rates = [settings.get("lr", 0.0) for settings in reading.settings.get(kind, [])]
                 cases.append((Case.of(shape, units, reading.matrices.get(kind, [])), rates))
-        return rates_go_by(program, cases, DECAY, RATE) if cases else "step"
+        # Who leaves out a micro-batch makes the same weights with the optimizer step as without it.
+        same_weights = [program, *([replace(program, visit=LEFT_OUT)] if program.visit == SKIPPED else [])]
+        found = [rates_go_by(each, cases, DECAY, RATE) for each in same_weights] if cases else ["step"]
+        return next((rule for rule in found if rule != "other"), "other")
 
     # Clipping
 
@@ -390,6 +404,8 @@ class Diagnosis:
                 wrong = [e for e in alive if not self._large_is_right(e, kind)]
                 shared = [e for e in alive if not e.large.shared_is_right(self.reference)]
                 rule, limit = self.clip(program, kind) if wrong or shared else ("none", 0.0)
+                if rule == "other" and wrong and self._weights() and all(_starts_alike(e, kind) for e in wrong):
+                    continue  # in a run of one epoch it makes other updates, which is another matter
                 if TABLES["clip"][rule].law:
                     found[kind] = rule, wrong or shared
                 elif not all(_shared_is_clipped(program, rule, limit, e.large) for e in shared):
@@ -504,7 +520,17 @@ FIRST = (
     "clipped-per-micro-batch",
     "wrong-scale",
     "dropped-tail",
+    "sample-order",
 )
+
+
+SKIPPED, LEFT_OUT = "skips short", "leaves out short"
+
+
+def _starts_alike(evidence: Evidence, kind: str) -> bool:
+    """Whether updates have the same weights where gradients are large, but for the last, as far as both runs go."""
+    small, large = (pair.ours.matrices.get(kind, []) for pair in evidence.pairs)
+    return len(large) > 1 and same(large[:-1], small[: len(large) - 1])
 
 
 def _shares(program: Program, pair: Pair) -> bool:
@@ -516,6 +542,8 @@ def _certain(ours: Matrix, due: Matrix, pair: Pair) -> str:  # noqa: PLR0911 - a
     """What the first wrong row says by itself, though no program makes all of them."""
     full = [row for row in ours if any(row)]
     wrong = next((s for s, (a, b) in enumerate(zip(full, due, strict=False)) if not same([a], [b])), None)
+    if ours and not full:
+        return "gradients-lost"
     if wrong is None:
         return "dropped-tail" if len(full) < len(due) else "unexplained"
     row, wanted = full[wrong], due[wrong]
@@ -529,21 +557,34 @@ def _certain(ours: Matrix, due: Matrix, pair: Pair) -> str:  # noqa: PLR0911 - a
         ratios = [row[i] / wanted[i] for i in sorted(got)]
         if all(close(each, ratios[0]) for each in ratios):
             return "wrong-scale" if len(got) == pair.shape.big else "tail-scaled-by-k"
-        b = pair.shape.batch
-        shares = ratios[::b]
-        # What was in the gradient when it was rescaled is smaller, the longer ago it came.
-        if len(shares) > 2 and all(a < c * (1 - 1e-6) for a, c in pairwise(shares)) and ratios[-1] <= 1 + 1e-6:
-            return "clipped-per-micro-batch"
-        return "unexplained"
-    if got < there and max(got) == max(there) and _same_on(row, wanted, got):
+        return "clipped-per-micro-batch" if _fades(full, due, pair.shape.batch) else "unexplained"
+    unused = got < there and not any(other[i] for other in full for i in there - got)
+    if got < there and max(got) == max(there) and (unused or _same_on(row, wanted, got)):
         return "gradients-lost"
     start = min(there)
     order = sorted(got)
-    if got < there and not any(other[i] for other in full for i in there - got):
+    if unused:
         return "dropped-tail"
-    if order == list(range(start, start + len(order))) and order[0] == start and _is_mean(row, pair):
+    if not _is_mean(row, pair):
+        return "unexplained"
+    if order == list(range(start, start + len(order))):
         return "wrong-window"
-    return "unexplained"
+    gaps = order != list(range(order[0], order[0] + len(order)))
+    return "sample-order" if gaps and not pair.our_orders and _each_once(full, due) else "unexplained"
+
+
+def _fades(ours: Matrix, due: Matrix, batch: int) -> bool:
+    """Whether in every update of more than two micro-batches the weights are smaller, the longer ago these came, as if
+    what was in the gradient had been rescaled each time."""
+    seen = 0
+    for row, wanted in zip(ours, due, strict=False):
+        ratios = [weight / other for weight, other in zip(row, wanted, strict=True) if weight and other]
+        shares = ratios[::batch]
+        if len(shares) > 2:
+            seen += 1
+            if any(a >= c * (1 - 1e-6) for a, c in pairwise(shares)) or ratios[-1] > 1 + 1e-6:
+                return False
+    return bool(seen)
 
 
 def _is_mean(row: Sequence[float], pair: Pair) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 
 from accumcheck.numbers import EXACT, close, same
 from accumcheck.programs.rules import RIGHT, TABLES, Program, Rule, Shape, Step
-from accumcheck.programs.simulate import Structure, Units, ratio, structure, supports, updates
+from accumcheck.programs.simulate import ADD, SEEN, Structure, Units, ratio, structure, supports, updates
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,13 @@ class Case:
         return [each for each in found if each]
 
 
-def fit(cases: Sequence[Case], objective: str, relative: float = EXACT) -> Program | None:
-    """The likeliest program that makes all cases; None if no choice of rules does.
+def fit(
+    cases: Sequence[Case],
+    objective: str,
+    relative: float = EXACT,
+    allowed: Callable[[Program], bool] = lambda _: True,
+) -> Program | None:
+    """The likeliest program that makes all cases; None if no choice of rules that is ``allowed`` does.
 
     >>> from accumcheck.programs.simulate import simulate
     >>> shapes, program = [Shape(7, 1, 4, 2), Shape(11, 2, 4, 2)], Program(step="early or end", scale="1/k")
@@ -46,7 +51,8 @@ def fit(cases: Sequence[Case], objective: str, relative: float = EXACT) -> Progr
     order = sorted(cases, key=lambda case: (case.shape.k == 1, -case.shape.length / case.shape.k, case.shape.n))
     if not order or not any(case.rows for case in cases):
         return None
-    for candidates in (skeletons(), unusual()):
+    for programs in (skeletons(), unusual()):
+        candidates = [each for each in programs if allowed(each)]
         if best := _likeliest(candidates, order, objective, relative):
             return best
     return None
@@ -57,7 +63,7 @@ def _likeliest(candidates: Sequence[Program], cases: Sequence[Case], objective: 
     limit = max(len(case.supports) for case in cases)
     known = set()
     for found in candidates:
-        if best and len(found.wrong) > len(best.wrong):
+        if best and found.cost[0] > best.cost[0]:
             break  # candidates come with fewest wrong rules first
         # Cheapest first: how many updates, of which samples, at one size; then at the others.
         if not all(_gathers(found, case, limit) for case in cases):
@@ -173,7 +179,7 @@ def _calls(program: Program, rule: str, shape: Shape) -> list[int]:
     seen, steps, calls = 0, 0, []
     full = iter(found.rows if any(found.rows) else [(0,)] * len(found.rows))
     for event in found.events:
-        if event.kind == "add":
+        if event.kind in (ADD, SEEN):
             seen += 1
         elif event.kind == "step":
             if next(full):

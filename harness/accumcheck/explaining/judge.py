@@ -209,6 +209,8 @@ def judge_exactly(
     if root.id == "sample-order":
         facts = {**findings[0].facts, "consumers": _consumers(prober, findings[0].sizes or DEFAULT_SIZES[1])}
         findings = [replace(findings[0], facts=facts), *findings[1:]]
+    if root.id == "batch-coupled" and root.sizes and _terms_go_by_k(prober, root.sizes):
+        findings = [replace(findings[0], id="wrong-scale", samples=(), facts={"terms": True})]
     notes = [f"at {s} it fails: {error}" for s, error in list(prober.failures.items())[:1]]
     return replace(
         outcome,
@@ -423,6 +425,16 @@ def pictured(evidence: Sequence[Evidence], diagnosis: Diagnosis, root: Finding) 
         ):
             return each
     return next((e for e in evidence if e.sizes == root.sizes), evidence[0])
+
+
+def _terms_go_by_k(prober: Prober, sizes: Sizes) -> bool:
+    """Whether gradients point elsewhere because of k and not of their micro-batches' other samples: then terms of the
+    loss are divided by different numbers. Of two runs without accumulation, one has the same micro-batches."""
+    try:
+        ours, plain, own = (prober.read(s) for s in (sizes, replace(sizes, accumulation_steps=1), sizes.full_batch()))
+    except LoopError:
+        return False
+    return bool(Pair(ours, plain).coupled) and not Pair(plain, own).coupled
 
 
 def _tells_conventions(evidence: Evidence) -> bool:

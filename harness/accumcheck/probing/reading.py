@@ -24,13 +24,15 @@ class Facts:
 
     ``evaluations`` is the most often that an optimizer called a closure in one step; ``strangers`` counts steps of
     optimizers that hold none of the model's parameters; ``moved`` holds, for each update, how far the parameters were
-    then from where the step before had left them; ``backward`` tells whether any gradient reached the model.
+    then from where the step before had left them; ``backward`` tells whether any gradient reached the model, and
+    ``before`` how many backward passes did so before the first update.
     """
 
     evaluations: int = 0
     strangers: int = 0
     moved: tuple[float, ...] = ()
     backward: bool = True
+    before: int = 0
 
 
 @dataclass

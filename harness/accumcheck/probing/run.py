@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -130,6 +131,7 @@ class _Run:
         self.moved: list[float] = []
         self.evaluations = self.strangers = self.steps = 0
         self.backward = False
+        self.passed = dict.fromkeys(KINDS, 0)  # backward passes before the first update
         self.sites = Sites()
 
     def place(self) -> None:
@@ -141,14 +143,15 @@ class _Run:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        def trained(gradient: Tensor) -> None:
+        def trained(name: str, gradient: Tensor) -> None:
+            self.passed[name] += not self.steps
             self.backward = self.backward or bool(gradient.any())
             self.sites.note(BACKWARD)
             self.dataset.trained()
 
         with ExitStack() as stack:
-            for parameter in self.model.parameters():
-                stack.callback(parameter.register_hook(trained).remove)
+            for name, parameter in self.model.named_parameters():
+                stack.callback(parameter.register_hook(partial(trained, name)).remove)
             stack.enter_context(loaders_watched(self.dataset))
             stack.enter_context(self.sites.clearing_noted())
             stack.enter_context(scalers_on() if self.setup.device == "cpu" else nullcontext())
@@ -229,7 +232,7 @@ class _Run:
             passes=len(self.dataset.passes) if self.setup.shuffle else 0,
             random_draws=self.draws.counts if self.draws else {},
             dtypes=frozenset(gradient.dtype for each in self.gradients.values() for gradient in each),
-            facts=Facts(self.evaluations, self.strangers, tuple(self.moved), self.backward),
+            facts=Facts(self.evaluations, self.strangers, tuple(self.moved), self.backward, max(self.passed.values())),
             sites=dict(self.sites.found),
         )
 

@@ -55,7 +55,7 @@ LAWS = {
     "gradients-not-reset": Law(
         "a window starts with gradients of zero",
         "call optimizer.zero_grad() right after every optimizer.step()",
-        GITHUB + "huggingface/accelerate/issues/1299",
+        GITHUB + "salesforce/corr_based_prediction/issues/1",
     ),
     "clipped-per-micro-batch": Law(
         "gradients are clipped and unscaled once per optimizer step, when the window is complete",
@@ -85,7 +85,7 @@ LAWS = {
     "sample-order": Law(
         "the order of the samples does not depend on the micro-batch size",
         "give the loader a stream of its own: DataLoader(..., generator=torch.Generator().manual_seed(seed))",
-        GITHUB + "alpa-projects/alpa/issues/592",
+        GITHUB + "deepmodeling/Uni-Mol/pull/196",
     ),
     "low-precision-accumulation": Law(
         "partial sums are kept at least in float32",
@@ -100,7 +100,6 @@ LAWS = {
     "split-tail": Law(
         "the last window of an epoch makes one optimizer step, however short it is",
         GATE,
-        GITHUB + "Lightning-AI/pytorch-lightning/issues/21808",
     ),
     "carried-tail": Law(
         "a window holds samples of one epoch",

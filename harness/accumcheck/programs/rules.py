@@ -171,9 +171,11 @@ class Program:
     @property
     def cost(self) -> tuple[int, int, int]:
         """Smaller is likelier: fewer wrong rules, then fewer unusual ones, then those that stand higher up."""
-        chosen = [(slot, getattr(self, slot)) for slot in SLOTS]
-        places = [PLACES[slot][name] for slot, name in chosen]
-        return len(self.wrong), sum(name != RIGHT[slot] for slot, name in chosen), sum(places)
+        wrong = unusual = places = 0
+        for slot in SLOTS:
+            breaks, differs, place = COSTS[slot][getattr(self, slot)]
+            wrong, unusual, places = wrong + breaks, unusual + differs, places + place
+        return wrong, unusual, places
 
     def right(self, *slots: str) -> Program:
         """With the right rule in these slots."""
@@ -252,6 +254,12 @@ def _gates() -> Iterable[Step]:
     yield Step("count or last", "if count % k == 0 or count == total:", carried, gate=either(counter(k), last))
     yield Step("window or last", "if (i + 1) % k == 0 or count == total:", carried, gate=either(index(k), last))
     yield Step(
+        "window or short",
+        "if (i + 1) % k == 0 or i + 1 == len(loader) <= k:",
+        carried,
+        gate=lambda n: (n.i + 1) % n.shape.k == 0 or (n.i + 1 == n.length and n.length <= n.shape.k),
+    )
+    yield Step(
         "by samples", "seen += len(targets); if seen >= b * k:", carried, gate=lambda n: n.samples >= n.shape.big
     )
     yield Step(
@@ -306,6 +314,14 @@ def _gates() -> Iterable[Step]:
         gate=lambda n: n.i > 0 and n.i % n.shape.k == 0,
         rare=True,
     )
+    yield Step("k - 1, then k", "if (i + 2) % k == 0:", wrong, gate=lambda n: (n.i + 2) % n.shape.k == 0, rare=True)
+    yield Step(
+        "all but the last",
+        "if (i + 1) % k:",
+        wrong,
+        gate=lambda now: not (now.i + 1) % now.shape.k == 0,  # noqa: SIM201 - what becomes JavaScript has no !=
+        rare=True,
+    )
     yield Step(
         "k + 1, then k, or end",
         f"if i and i % k == 0{FLUSH}:",
@@ -345,17 +361,23 @@ def _gates() -> Iterable[Step]:
         )
 
 
+LISTS = "epoch's list"
 RESETS = (
     Rule("after step", "optimizer.step(); optimizer.zero_grad()"),
     Rule("window start", "if i % k == 0: optimizer.zero_grad()"),
     Rule("epoch start too", "optimizer.zero_grad()  # at the start of each epoch, and after each step"),
-    Rule("epoch's list", "losses = []  # at the start of each epoch, and after each step"),
+    Rule(LISTS, "losses = []  # at the start of each epoch, and after each step"),
     Rule("window end", "if (i + 1) % k == 0: optimizer.zero_grad()", "gradients-not-reset"),
     Rule("never", "# no zero_grad()", "gradients-not-reset"),
     Rule("epoch start", "optimizer.zero_grad()  # once an epoch", "gradients-not-reset"),
     Rule("every", "optimizer.zero_grad(); loss.backward()", "gradients-lost"),
     Rule("before step", "optimizer.zero_grad(); optimizer.step()", "gradients-lost"),
     Rule("after first", "loss.backward(); if i % k == 0: optimizer.zero_grad()", "gradients-lost"),
+    Rule(
+        "first only",
+        "if i % k == 0: kept = grad.clone()  # the gradients of other micro-batches are dropped",
+        "gradients-lost",
+    ),
 )
 MEANS = "means"  # mean-of-means, or token-weighting where the objective is a mean over tokens
 
@@ -608,4 +630,7 @@ TABLES: dict[str, dict[str, Rule]] = {
     "ranks": _table(RANKS),
     "loss": _table(LOSSES),
 }
-PLACES = {slot: {name: place for place, name in enumerate(table)} for slot, table in TABLES.items()}
+COSTS = {
+    slot: {name: (bool(rule.law), name != RIGHT[slot], place) for place, (name, rule) in enumerate(table.items())}
+    for slot, table in TABLES.items()
+}

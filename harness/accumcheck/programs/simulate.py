@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from accumcheck.numbers import close
 from accumcheck.programs.clip import Clipper
-from accumcheck.programs.rules import TABLES, Gathered, Now, Part, Program, Ratio, Scale, Shape, Step
+from accumcheck.programs.rules import LISTS, TABLES, Gathered, Now, Part, Program, Ratio, Scale, Shape, Step
 
 if TYPE_CHECKING:
     from accumcheck.task import Sizes
@@ -26,7 +26,7 @@ Number = TypeVar("Number", Fraction, float)
 Orders = tuple[tuple[int, ...], ...]  # the samples of each epoch, in the order in which they are drawn
 Base = Callable[[int], Ratio]  # the weight of a unit in its micro-batch's mean loss, given its sample's units
 Parts = dict[int, Sequence[tuple[Part, Base, list[int]]]]  # by visit, what each rank holds of it
-ADD, CLEAR, STEP = "add", "clear", "step"
+ADD, SEEN, CLEAR, STEP = "add", "seen", "clear", "step"
 
 
 class Visit(NamedTuple):
@@ -40,7 +40,8 @@ class Visit(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What happens to the gradient: a visit's is added, all is cleared, or a step is made of what ``visits`` left."""
+    """What happens to the gradient: a visit's is added, or made and not kept; all is cleared; or a step is made of what
+    ``visits`` left."""
 
     kind: str
     visits: tuple[int, ...] = ()
@@ -95,17 +96,49 @@ class Units:
 @lru_cache(maxsize=1 << 15)
 def structure(visit: str, step: str, reset: str, shape: Shape, limit: int | None = None) -> Structure:
     """Follow a program's visits, steps and resets at these sizes, the first ``limit`` visits only if there is one."""
+    gate = TABLES["step"][step]
+    assert isinstance(gate, Step)
+    # Many conditions step at the same micro-batches, which are followed once.
+    return _followed(visit, _opened(visit, step, reset == LISTS, shape), gate.late, reset, shape, limit)
+
+
+@lru_cache(maxsize=1 << 13)
+def _opened(visit: str, step: str, anew: bool, shape: Shape) -> tuple[bool, ...]:
+    """Whether the condition for a step is true, visit by visit; with ``anew`` counts start again in each epoch."""
     visits = _visits(visit, shape)
     gate = TABLES["step"][step]
     assert isinstance(gate, Step)
     streams = visit.startswith("stream")
     length = len(visits) if streams else shape.length
     total = len(visits) if streams or visit == "first epoch" else shape.length * shape.epochs
+    opened = []
+    since = samples = 0
+    for number, (each, i, count) in enumerate(visits):
+        place = number if streams else i
+        if anew and place == 0:
+            since = samples = 0
+        if gate.late:
+            opened.append(gate.gate(Now(place, count, since, samples, length, total, shape)))
+            since, samples = (0, 0) if opened[-1] else (since, samples)
+        if each.spans:
+            since += 1
+            samples += sum(end - start for _, start, end in each.spans)
+        if not gate.late:
+            opened.append(gate.gate(Now(place, count, since, samples, length, total, shape)))
+            since, samples = (0, 0) if opened[-1] else (since, samples)
+    return tuple(opened)
+
+
+@lru_cache(maxsize=1 << 15)
+def _followed(
+    visit: str, opened: tuple[bool, ...], late: bool, reset: str, shape: Shape, limit: int | None
+) -> Structure:
+    visits = _visits(visit, shape)
+    streams = visit.startswith("stream")
     events: list[Event] = []
     rows: list[tuple[int, ...]] = []
     live: list[int] = []
     since: list[int] = []
-    samples = 0
 
     def clear() -> None:
         if live:
@@ -113,36 +146,33 @@ def structure(visit: str, step: str, reset: str, shape: Shape, limit: int | None
             live.clear()
 
     def make_step(epoch: int) -> None:
-        nonlocal samples
         if reset == "before step":
             clear()
         events.append(Event(STEP, tuple(since), epoch))
         rows.append(tuple(live))
         since.clear()
-        samples = 0
-        if reset in ("after step", "epoch start too", "epoch's list"):
+        if reset in ("after step", "epoch start too", LISTS):
             clear()
 
-    for number, (each, i, count) in enumerate(islice(visits, limit)):
-        held = sum(end - start for _, start, end in each.spans)
+    for number, (each, i, _) in enumerate(islice(visits, limit)):
         place = number if streams else i
-        if place == 0 and reset in ("epoch start", "epoch start too", "epoch's list"):
+        first = place % shape.k == 0
+        if place == 0 and reset in ("epoch start", "epoch start too", LISTS):
             clear()
-            if reset == "epoch's list":
+            if reset == LISTS:
                 since.clear()
-                samples = 0
-        if gate.late and gate.gate(Now(place, count, len(since), samples, length, total, shape)):
+        if late and opened[number]:
             make_step(each.epoch)
-        if reset == "every" or (reset == "window start" and place % shape.k == 0):
+        if reset == "every" or (reset in ("window start", "first only") and first):
             clear()
         if each.spans:
-            events.append(Event(ADD, (number,)))
-            live.append(number)
+            kept = first or reset != "first only"
+            events.append(Event(ADD if kept else SEEN, (number,)))
+            live += [number] * kept
             since.append(number)
-            samples += held
-        if reset == "after first" and place % shape.k == 0:
+        if reset == "after first" and first:
             clear()
-        if not gate.late and gate.gate(Now(place, count, len(since), samples, length, total, shape)):
+        if not late and opened[number]:
             make_step(each.epoch)
         if reset == "window end" and (place + 1) % shape.k == 0:
             clear()
@@ -308,6 +338,8 @@ def gradients(
     for event in found.events:
         if event.kind == CLEAR:
             values.clear()
+        elif event.kind == SEEN:
+            known[event.visits[0]] = held(event.visits[0])
         elif event.kind == ADD:
             (visit,) = event.visits
             known[visit] = held(visit)
