@@ -306,3 +306,45 @@ def test_optimizers_of_which_the_same_is_to_be_said_stand_together():
     assert text.count("[gradients-not-reset]") == 1
     text, _ = in_fork(lambda: str(audit(str(script), [])))
     assert "✓ All 4 optimizers: SGD, 8 updates each\n" in text
+
+
+JOINED = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+torch.manual_seed(0)
+x = torch.randn({n}, 3)
+model = torch.nn.Linear(3, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+accumulation_steps = 4
+loader = DataLoader(TensorDataset(x, {targets}), batch_size=2, shuffle=True)
+for epoch in range(2):
+    window = []
+    for i, batch in enumerate(loader):
+        window.append(batch)
+        if len(window) == accumulation_steps or i + 1 == len(loader):
+            inputs, targets = (torch.cat(parts) for parts in zip(*window[{first}:]))
+            ({loss}).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            window = []
+"""
+CLASSES = {"targets": "(x[:, 0] > 0).long()", "loss": "torch.nn.functional.cross_entropy(model(inputs), targets)"}
+NUMBERS = {"targets": "x[:, :2]", "loss": "((model(inputs) - targets) ** 2).mean()"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        (CLASSES, []),
+        (NUMBERS, None),
+        ({**CLASSES, "loss": "torch.nn.functional.mse_loss(model(inputs)[:, 0], targets.float())"}, None),
+        ({**CLASSES, "loss": CLASSES["loss"] + " * len(inputs) / 8"}, ["tail-scaled-by-k"]),
+        ({**CLASSES, "first": 1}, ["gradients-lost"]),
+    ],
+    ids=["right", "numbers", "another target", "tail", "first left out"],
+)
+def test_a_pass_over_several_micro_batches_is_about_each_of_them_where_its_target_tells(tmp_path, changes, found):
+    report, _ = in_fork(audited, script(tmp_path, JOINED.format(**{"n": 22, "first": 0, **changes})))
+    assert report["verdict"] == ("inconclusive" if found is None else "diverges" if found else "equivalent")
+    assert [each["id"] for each in report["findings"]][:1] == (found or [])
+    assert found is not None or "several micro-batches together" in json.dumps(report)

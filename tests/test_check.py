@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from accumcheck import LoopError, Problem, Sizes, check_equivalence
+from accumcheck.corpus import right, wrong
 from accumcheck.corpus.problems import PROBLEMS
 from accumcheck.corpus.published import (
     accumulate_samples,
@@ -303,3 +304,26 @@ def test_dropout_is_told_from_a_bug():
     undecided = check(accumulate_samples, problem=dropping(functional=True))
     assert undecided.verdict == "inconclusive"
     assert "as it draws in evaluation mode too, nothing can be compared" in flat(undecided)
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [right.schedules_once_an_epoch, right.takes_gradients, right.two_optimizers, right.evaluates_between_epochs,
+     right.trains_biases_only],
+    ids=lambda loop: loop.__name__,
+)  # fmt: skip
+def test_a_right_loop_that_trains_in_its_own_way_is_compared_with_its_own_run(loop):
+    report = check_equivalence(loop, problem=PROBLEMS["mlp"], sizes=SIZES)
+    assert report.verdict == "equivalent", str(report)
+    assert "its own run without accumulation" in flat(report)
+
+
+def test_its_own_run_clears_neither_a_model_nor_a_loop():
+    coupled = check_equivalence(right.schedules_once_an_epoch, problem=PROBLEMS["cnn-batchnorm"], sizes=SIZES)
+    assert (coupled.verdict, coupled.model_findings[0].id) == ("diverges", "batch-coupled")
+    for loop in (wrong.never_clears_biases, wrong.schedules_every_time):
+        report = check_equivalence(loop, problem=PROBLEMS["mlp"], sizes=SIZES)
+        assert report.verdict == "diverges"
+        assert "its own run without accumulation" not in flat(report)
+    plain = check_equivalence(accumulate_samples, problem=PROBLEMS["mlp"], sizes=SIZES)
+    assert "its own run without accumulation" not in flat(plain)

@@ -98,7 +98,7 @@ def test_what_all_usual_ways_miss_is_counted():
     assert numbers["methods"]["check"] == {"tried": 2, "found": 2, "named": 1, "right": 1, "false_alarms": 0}
     assert numbers["methods"]["update"]["false_alarms"] == 1
     detection.check(numbers)
-    numbers["alarms"] = ["right:joins_micro_batches sample"]  # known, with a reason
+    numbers["alarms"] = ["right:drops_the_last_window sample"]  # known, with a reason
     detection.check(numbers)
     with pytest.raises(AssertionError, match="run calls right loops wrong"):
         detection.check(numbers | {"alarms": ["right:classifies sample"]})

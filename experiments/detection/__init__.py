@@ -61,7 +61,6 @@ SHARES = [SAYS["not tried"], ("finds none", SAYS["missed"][1]), ("some", "#F7E3B
 BESIDE = "(weights are right)"
 KNOWN = {
     "drops_the_last_window": "it does so without accumulation too, which one run does not show",
-    "joins_micro_batches": "one forward pass over several micro-batches, and a sum by design",
 }
 """Right loops that ``run`` calls wrong, and why."""
 CAUGHT = {"found", "named"}

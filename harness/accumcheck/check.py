@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -81,8 +82,9 @@ def check_equivalence(
 
     With a ``problem`` of your own, the loop also trains your model on your data, in lockstep with full-batch training
     (with ``reference``, by default the plain full batch, or the loop's own where this is another by design, as under
-    clipping), at ``sizes`` or the default ones. That tells whether the *model* may be accumulated: batch coupling is
-    named, dropout is switched off and told apart, rounding is measured. ``optimizer`` and ``dtype`` are for these runs.
+    clipping or where rates go by epochs), at ``sizes`` or the default ones. That tells whether the *model* may be
+    accumulated: batch coupling is named, dropout is switched off and told apart, rounding is measured. ``optimizer``
+    and ``dtype`` are for these runs.
 
     With ``checks``, the report has the ``checks`` of what lies beside the weights as well: averages of the weights, the
     optimizer's state, memory, a gradient scaler, the losses that the loop returns. They leave the verdict as it is.
@@ -125,9 +127,7 @@ def check_equivalence(
     if problem is None:
         return report
     exact = next(o for o in outcomes if o.objective == problem.objective)
-    if reference is None:
-        # A loop that is wrong agrees with itself in what it does wrong everywhere, such as never clearing gradients.
-        reference = full_batch if exact.plain or exact.findings else train
+    references = _references(train, reference, exact)
     some = min(8, max(4, *(size.samples for size in sizes or DEFAULT_SIZES)))
     coupling = examine(problem, seed=seed, device=device, samples=some)  # in float64, which tells exactly
     if coupling.draws:
@@ -139,13 +139,9 @@ def check_equivalence(
             return replace(report, undecided=True, notes=(note,))
         problem = replace(problem, model=partial(silenced, problem.model, coupling.silent))
         report = replace(report, notes=(f"{draws}. It was put into evaluation mode for the comparison.",))
-    case = Case(problem, DEFAULT_SIZES[0], optimizer, dtype, seed, device)
-
-    def comparisons_of_all_sizes() -> tuple[Comparison, ...]:
-        return tuple(_compare_twice(train, replace(case, sizes=size), reference) for size in sizes or DEFAULT_SIZES)
-
+    cases = [Case(problem, size, optimizer, dtype, seed, device) for size in sizes or DEFAULT_SIZES]
     try:
-        comparisons = within(time_limit * 10, comparisons_of_all_sizes)
+        compared_with, comparisons = within(time_limit * 10, lambda: _compared(train, cases, references))
     except TimeUpError:
         raise LoopError(
             f"{name_of(train)} was not compared within {time_limit * 10:g} seconds: "
@@ -153,8 +149,42 @@ def check_equivalence(
         ) from None
     if not any(comparison.trajectory.candidate_steps for comparison in comparisons):
         raise LoopError(f"{name_of(train)} never called optimizer.step() on a parameter of task.model")
+    if compared_with is train and len(references) > 1:
+        report = replace(report, notes=(*report.notes, OWN_RUN))
     found = _model_findings(coupling, comparisons, exact.verdict == "equivalent")
     return replace(report, comparisons=comparisons, model_findings=found)
+
+
+OWN_RUN = (
+    "Its updates are not those of plain full-batch training, as where learning rates go by epochs: it was compared "
+    "with its own run without accumulation."
+)
+
+
+def _references(train: Loop, given: Loop | None, exact: Outcome) -> list[Loop]:
+    """What a loop is compared with on a problem, and what after that if it differs."""
+    if given is not None:
+        return [given]
+    # A loop that is wrong agrees with itself in what it does wrong everywhere, such as never clearing gradients.
+    if exact.plain or exact.findings:
+        return [full_batch, train] if exact.verdict == "equivalent" else [full_batch]
+    return [train]
+
+
+def _compared(train: Loop, cases: Sequence[Case], references: Sequence[Loop]) -> tuple[Loop, tuple[Comparison, ...]]:
+    """With the first reference from which the loop does not diverge at any size, else with the first one."""
+    first, *others = references
+    try:
+        found = tuple(_compare_twice(train, each, first) for each in cases)
+    except LoopError:
+        if not others:
+            raise
+        return _compared(train, cases, others)
+    if others and any(each.verdict == "diverges" for each in found):
+        last, own = _compared(train, cases, others)
+        if not any(each.verdict == "diverges" for each in own):
+            return last, own
+    return first, found
 
 
 def _judged(train: Loop, objective: Asked, sizes: tuple[Sizes, ...], options: dict[str, Any]) -> list[Outcome]:

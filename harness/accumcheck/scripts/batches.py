@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,10 @@ from accumcheck.scripts.log import Batch, Loader, Log
 
 AHEAD, UNKNOWN = 512, 4  # micro-batches that wait for their backward pass: of a loader that trains, of another one
 NO_LOADER = -1
+TOGETHER = (
+    "a loss has as many rows as several micro-batches together, and its target does not tell which these are: whether "
+    "a backward pass is about all of them is not known"
+)
 IGNORED = -100  # as torch marks tokens that no loss counts
 
 
@@ -114,8 +118,9 @@ class Draws:
         """The micro-batch of each term of one backward pass, and whether this is certain.
 
         It is certain where the term's target is the micro-batch's own. Other terms are about the same micro-batch; if
-        no target tells, about the next one in order.
+        no target tells, about the next one in order. A term about several micro-batches, put together, is several.
         """
+        terms = [part for term in terms for part in self._apart(term)]
         certain = {place: batch for place, term in enumerate(terms) if (batch := self._by_target(term)) is not None}
         taken = next(iter(certain.values()), None) or self._next(len(terms[0].weights))
         found = [(term, certain.get(place, taken), place in certain) for place, term in enumerate(terms)]
@@ -127,11 +132,32 @@ class Draws:
         known = [*self.waiting, *reversed(self.recent)]
         return next((b for test in (_in_memory, _of_value) for b in known if test(term, b)), None)
 
+    def _apart(self, term: Term) -> list[Term]:
+        """The rows of each micro-batch, where a target is made of the next ones, one behind the other."""
+        target = term.here
+        if target is None or target.numel() < 2 or self._by_target(term) is not None:
+            return [term]
+        flat = target.reshape(-1)
+        for loader in {batch.loader for batch in self.waiting}:
+            for column in zip(*[b.tensors for b in self.waiting if b.loader == loader], strict=False):
+                ends = [0, *itertools.accumulate(tensor.numel() for tensor in column)]
+                for first, end in enumerate(ends):
+                    if end + len(flat) not in ends[first + 2 :]:
+                        continue
+                    last = ends.index(end + len(flat))
+                    whole = torch.cat([tensor.reshape(-1).cpu() for tensor in column[first:last]])
+                    if whole.dtype == flat.dtype and torch.equal(whole, flat):
+                        return _pieces(term, column[first:last])
+        return [term]
+
     def _next(self, rows: int) -> Batch:
         """By order: the next micro-batch of the loader that trains; the last one again, if no other waits."""
         fitting = [b for b in self.waiting if b.rows and rows % b.rows == 0] or self.waiting
         if fitting:
             trains = max((b.loader for b in fitting), key=lambda n: (self.used[n], n == fitting[-1].loader))
+            held = [b.rows for b in self.waiting if b.loader == trains]
+            if rows not in held and rows in itertools.accumulate(held) and TOGETHER not in self.log.doubts:
+                self.log.doubts.append(TOGETHER)
             return next(b for b in fitting if b.loader == trains)
         if self.last is not None and self.last.loader != NO_LOADER and rows % max(self.last.rows, 1) == 0:
             return self.last
@@ -170,6 +196,16 @@ class Draws:
         if self.waiting:
             trains = max((b.loader for b in self.waiting), key=lambda n: self.used[n])
             self._take(next(b for b in self.waiting if b.loader == trains))
+
+
+def _pieces(term: Term, targets: Sequence[Tensor]) -> list[Term]:
+    """A term in as many as there are targets, each with its rows of it."""
+    rows, total = len(term.weights), sum(target.numel() for target in targets)
+    ends = [end * rows // total for end in itertools.accumulate(target.numel() for target in targets)]
+    return [
+        replace(term, units=term.units[start:end], weights=term.weights[start:end], target=target, copy=None)
+        for start, end, target in zip([0, *ends], ends, targets, strict=False)
+    ]
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:
