@@ -195,7 +195,8 @@ def check(numbers: dict[str, Any]) -> None:
     assert of_right["trained"] >= SIZED["default"]["right"] // right.COMPARED, "too few that train a model"
     assert of_bugs["cases"] >= 0.9 * SIZED["default"]["bugs"] * of_bugs["bugs"], "too few sizes of bugs"
     assert of_bugs["missed"] == 0, f"missed: {of_bugs['misses'][:3]}"
-    assert of_bugs["named_share"] >= 0.9, f"named first: {of_bugs['named_share']}"
+    assert of_bugs["hidden"] == 0, "bugs that show at no size"
+    assert of_bugs["named_share"] >= 0.95, f"named first: {of_bugs['named_share']}"
     assert of_edits["cases"] >= SIZED["default"]["edits"], "too few edits"
     assert of_edits["crashes"] == [], f"crashes: {of_edits['crashes'][:3]}"
     unknown = [note for note in of_edits["disagreements"] if not edits.is_known(note)]
