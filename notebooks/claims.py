@@ -263,8 +263,7 @@ display(Image(url="../results/figures/tolerance.svg"))
 # Right loops, written in many ways, got {{ reliability.right.verdicts }} verdicts at random sizes:
 # {{ reliability.right.false_alarms }} false alarms. Wrong loops were tried {{ reliability.bugs.cases }} times where they show.
 # {{ reliability.bugs.missed }} were missed. Where there is a full window, several epochs and, for bugs of tails, a tail,
-# {{ reliability.bugs.named_share | .0% }} got first the cause that they were written for. The others got one that is true at that size
-# as well, or another name.
+# {{ reliability.bugs.named_share | .0% }} got first the cause that they were written for.
 #
 # Then {{ reliability.edits.cases }} right loops were edited at random, at one place each. An oracle that shares nothing with
 # accumcheck trained a small network with each. It sees a difference in {{ reliability.edits.wrongly_equivalent }} of those that accumcheck calls
