@@ -348,3 +348,57 @@ def test_a_pass_over_several_micro_batches_is_about_each_of_them_where_its_targe
     assert report["verdict"] == ("inconclusive" if found is None else "diverges" if found else "equivalent")
     assert [each["id"] for each in report["findings"]][:1] == (found or [])
     assert found is not None or "several micro-batches together" in json.dumps(report)
+
+
+MOVES = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+torch.manual_seed(0)
+x = torch.randn(24, 3)
+model = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Linear(16, 2))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+average = [p.detach().clone() for p in model.parameters()]
+accumulation_steps = 4
+loader = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=2)
+
+
+@torch.no_grad()
+def decay():
+    for p in model.parameters():
+        {how}
+
+
+def swap():
+    for p, kept in zip(model.parameters(), average):
+        p.data, kept.data = kept.data.clone(), p.data.clone()
+
+
+for epoch in range(2):
+    for i, (inputs, targets) in enumerate(loader):
+        {before}
+        (torch.nn.functional.cross_entropy(model(inputs), targets) / accumulation_steps).backward()
+        {behind}
+        if (i + 1) % accumulation_steps == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+            {after}
+"""
+
+
+@pytest.mark.parametrize("how", ["p.mul_(1 - 1e-5)", "p.data.mul_(1 - 1e-5)", "p.data = p.data * (1 - 1e-5)"])
+@pytest.mark.parametrize(
+    ("places", "verdict"),
+    [
+        ({"behind": "decay()"}, "inconclusive"),
+        ({"before": "decay()"}, "inconclusive"),
+        ({"after": "decay()"}, "equivalent"),  # once an update, as full batches do
+        ({"behind": "swap(); swap()"}, "equivalent"),
+        ({}, "equivalent"),
+    ],
+    ids=str,
+)
+def test_parameters_that_are_changed_within_a_window_are_noticed(tmp_path, how, places, verdict):
+    text = MOVES.format(how=how, **{"before": "pass", "behind": "pass", "after": "pass", **places})
+    report, _ = in_fork(audited, script(tmp_path, text))
+    assert report["verdict"] == verdict, report
+    assert ("by something else than the optimizer, in 6 updates" in json.dumps(report)) == (verdict != "equivalent")

@@ -141,10 +141,11 @@ class Draws:
         for loader in {batch.loader for batch in self.waiting}:
             for column in zip(*[b.tensors for b in self.waiting if b.loader == loader], strict=False):
                 ends = [0, *itertools.accumulate(tensor.numel() for tensor in column)]
+                places = {end: place for place, end in enumerate(ends)}
                 for first, end in enumerate(ends):
-                    if end + len(flat) not in ends[first + 2 :]:
+                    last = places.get(end + len(flat), 0)
+                    if last < first + 2:
                         continue
-                    last = ends.index(end + len(flat))
                     whole = torch.cat([tensor.reshape(-1).cpu() for tensor in column[first:last]])
                     if whole.dtype == flat.dtype and torch.equal(whole, flat):
                         return _pieces(term, column[first:last])

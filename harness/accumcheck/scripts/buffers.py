@@ -115,6 +115,10 @@ class Buffers:
         self._refresh()
         return len(self.optimizers) - 1
 
+    def of(self, owner: int) -> list[Tensor]:
+        """The parameters of an optimizer."""
+        return [each.parameter for each in self.watched if each.owner == owner]
+
     def rates(self) -> dict[int, tuple[float, ...]]:
         """The learning rates of each optimizer's groups, now."""
         known = {number: each() for number, each in enumerate(self.optimizers)}

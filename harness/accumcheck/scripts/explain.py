@@ -18,7 +18,7 @@ from accumcheck.programs.rules import TABLES, Program, Shape
 from accumcheck.programs.simulate import Structure, gradients, ratio, structure
 from accumcheck.scripts.log import Batch, Law, Loader, Log, Pass, Update
 from accumcheck.scripts.table import NEAR, Row, Table, table_of
-from accumcheck.scripts.watch import BATCH_NORM, GRAD, INSIDE, RANKS
+from accumcheck.scripts.watch import BATCH_NORM, GRAD, INSIDE, MOVED, RANKS
 from accumcheck.task import Objective, Verdict
 
 ENDED = "the script was ended after as many updates as were asked for"
@@ -272,6 +272,11 @@ def _unreadable(log: Log, passes: Mapping[int, Pass], updates: Sequence[Update],
     ):
         if log.facts[fact] and (fact != GRAD or any(u.changed for u in updates)):
             judged.reasons.append(why)
+    if moved := log.facts[MOVED]:
+        judged.reasons.append(
+            "parameters were changed between the backward passes of a window and its optimizer step, by something else "
+            f"than the optimizer, in {moved} updates: micro-batches may do so more often than full batches"
+        )
     judged.reasons += [
         f"{fact}; only the first was seen" for fact in log.facts if fact.startswith("an optimizer evaluated")
     ]

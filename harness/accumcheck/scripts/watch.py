@@ -29,6 +29,7 @@ from accumcheck.scripts.batches import Draws, Fewer, FewerDrawn
 from accumcheck.scripts.buffers import Buffers
 from accumcheck.scripts.execute import EnoughError
 from accumcheck.scripts.log import Batch, Log, Part, Pass, Schedule
+from accumcheck.scripts.marks import Marks
 from accumcheck.watching.sites import BACKWARD, STEP, Sites
 from accumcheck.watching.steps import Update, watch
 
@@ -38,6 +39,7 @@ ASKED = 8  # backward passes at which a script's variables are looked at
 RANKS = "several ranks train together"
 SHARDED = "gradients are sharded over ranks"
 HOOKED = "a communication hook changes how gradients are put together"
+MOVED = "parameters are changed within a window"
 INSIDE = "an optimizer steps inside of backward()"
 GRAD = "torch.autograd.grad() is used"
 BATCH_NORM = "BatchNorm in training mode"
@@ -59,6 +61,7 @@ class Observer:
         self.since: dict[int, list[int]] = {}
         self.calls: dict[int, int] = {}  # of schedulers, by optimizer, since its last step
         self.schedulers: WeakSet[Any] = WeakSet()
+        self.marks = Marks()
         self.sites = Sites()
         self.log.sites = self.sites.found
         self.numbers: dict[tuple[float, ...], tuple[float, ...]] = {}
@@ -111,7 +114,9 @@ class Observer:
         self.log.passes.append(Pass(number, tuple(parts), opaque, rates))
         for owner in self.buffers.added(number, lambda: graph.reached(roots)):
             self.log.touched.setdefault(owner, []).append(number)
-            self.since.setdefault(owner, []).append(number)
+            if not self.since.setdefault(owner, []) and not _several_ranks():
+                self.marks.keep(owner, self.buffers.of(owner))
+            self.since[owner].append(number)
 
     def _kept(self, numbers: tuple[float, ...]) -> tuple[float, ...]:
         """The same numbers, kept once: those of most micro-batches are the same."""
@@ -130,12 +135,14 @@ class Observer:
         self.sites.note(STEP)
         if self.inside:
             self.log.facts[INSIDE] += 1
-        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        if _several_ranks():
             self.log.facts[RANKS] += 1
             if self.several and not self.log.updates and _is_sharded():
                 self.log.facts[SHARDED] += 1
         optimizer = update.optimizer
         owner = self.buffers.number_of(optimizer)
+        if self.marks.moved(owner, self.buffers.of(owner)):
+            self.log.facts[MOVED] += 1
         self.buffers.observe()
         scale = getattr(optimizer, "grad_scale", None)
         rates = tuple(float(group.get("lr", 0.0)) for group in optimizer.param_groups)
@@ -167,6 +174,10 @@ class Observer:
         known = self.log.schedules.setdefault(owner, Schedule(type(scheduler).__name__, length))
         known.calls += 1
         self.calls[owner] = self.calls.get(owner, 0) + 1
+
+
+def _several_ranks() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _is_sharded() -> bool:
