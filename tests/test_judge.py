@@ -251,3 +251,10 @@ def test_weights_that_fall_by_chance_are_no_clipping():
 def test_short_batches_among_the_others_are_an_order(sizes, seed):
     outcome = judge_exactly(happened.shuffles_whole_batches, sizes=[sizes], seed=seed)
     assert outcome.findings[0].id == "sample-order"
+
+
+def test_a_step_without_gradients_moves_the_schedule_all_the_same():
+    """The full batch leaves out its short last batch, and steps; the loop has no short micro-batch at this size."""
+    outcome = judge_exactly(wrong.skips_short_batches, sizes=[Sizes(39, 3, 6, 3)], seed=861644)
+    assert outcome.verdict == "diverges"
+    assert "scheduler-per-micro-batch" not in [f.id for f in outcome.findings]
