@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from accumcheck.programs.rules import TABLES, Gathered, Now, Part, Program, Ratio, Scale, Shape, Step
+from accumcheck.programs.rules import LISTS, TABLES, Gathered, Now, Part, Program, Ratio, Scale, Shape, Step
 from accumcheck.task import Loop, Task, unmasked
 
 Batch = tuple[Tensor, Tensor]
@@ -67,9 +67,9 @@ class _Run:
             if schedule == "epoch" and epoch > before:
                 self.task.scheduler.step()
             before = epoch
-            if place == 0 and self.program.reset in ("epoch start", "epoch start too", "epoch's list"):
+            if place == 0 and self.program.reset in ("epoch start", "epoch start too", LISTS):
                 self.clear()
-                if self.program.reset == "epoch's list":
+                if self.program.reset == LISTS:
                     self.since = []
             if self.step_rule.late and self.opens(place, count, length, total):
                 self.step()
@@ -203,7 +203,7 @@ class _Run:
         if self.program.schedule == "step":
             self.task.scheduler.step()
         self.since = []
-        if self.program.reset in ("after step", "epoch start too", "epoch's list"):
+        if self.program.reset in ("after step", "epoch start too", LISTS):
             self.clear()
 
     def clear(self) -> None:

@@ -24,7 +24,7 @@ from accumcheck.probing.model import MATRIX, SHARED, VECTOR
 from accumcheck.probing.reading import Matrix, Reading
 from accumcheck.probing.run import HIGH, RATE
 from accumcheck.programs.clip import Clipper
-from accumcheck.programs.rules import MEANS, RIGHT, TABLES, Program, Rule, Shape
+from accumcheck.programs.rules import LISTS, MEANS, RIGHT, TABLES, Program, Rule, Shape
 from accumcheck.programs.simulate import Units, equivalent, matrix, ratio, simulate, structure
 from accumcheck.task import DECAY, Objective, Sizes
 
@@ -48,7 +48,8 @@ class Diagnosis:
             return [found]
         if self._only_elsewhere and (found_elsewhere := self._elsewhere()):
             return found_elsewhere
-        found_here = [*self._order(), *self._kinds(), *self._weights(), *self._settings(), *self._clipping()]
+        weights = self._weights()
+        found_here = [*self._order(), *self._kinds(), *weights, *self._settings(), *self._clipping(weights)]
         if not found_here:
             found_here += self._elsewhere()
         if any(finding.id != "unexplained" for finding in found_here):
@@ -391,7 +392,7 @@ class Diagnosis:
 
     # Clipping
 
-    def _clipping(self) -> list[Finding]:
+    def _clipping(self, weights: Sequence[Finding]) -> list[Finding]:
         if not all(consistent(e.small.ours) for e in self.evidence):
             return []  # another matter than clipping
         alive = [e for e in self.evidence if not e.is_dead]
@@ -404,7 +405,7 @@ class Diagnosis:
                 wrong = [e for e in alive if not self._large_is_right(e, kind)]
                 shared = [e for e in alive if not e.large.shared_is_right(self.reference)]
                 rule, limit = self.clip(program, kind) if wrong or shared else ("none", 0.0)
-                if rule == "other" and wrong and self._weights() and all(_starts_alike(e, kind) for e in wrong):
+                if rule == "other" and wrong and weights and all(_starts_alike(e, kind) for e in wrong):
                     continue  # in a run of one epoch it makes other updates, which is another matter
                 if TABLES["clip"][rule].law:
                     found[kind] = rule, wrong or shared
@@ -499,7 +500,7 @@ def broken(program: Program, objective: Objective) -> list[tuple[str, Rule, str,
             if (
                 slot == "step"
                 and law == "carried-tail"
-                and program.reset in ("epoch start", "epoch start too", "epoch's list", "window start")
+                and program.reset in ("epoch start", "epoch start too", LISTS, "window start")
             ):
                 law = "dropped-tail"
             found.append((slot, first, law, here, there))

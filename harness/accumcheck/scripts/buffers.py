@@ -21,7 +21,7 @@ from accumcheck.scripts.log import Exchange, Log, Update
 
 Values = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-WIDTH = 8  # elements of each gradient that are read
+WIDTH = 8  # elements of each gradient, or parameter, that are read
 PRECISION = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-WIDTH = 8  # elements of each parameter
+from accumcheck.scripts.buffers import WIDTH
+
 DENSE = {4: (torch.contiguous_format, torch.channels_last), 5: (torch.contiguous_format, torch.channels_last_3d)}
 ROUNDINGS = 4  # as where something is added and taken away again
 
