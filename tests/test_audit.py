@@ -402,3 +402,52 @@ def test_parameters_that_are_changed_within_a_window_are_noticed(tmp_path, how, 
     report, _ = in_fork(audited, script(tmp_path, text))
     assert report["verdict"] == verdict, report
     assert ("by something else than the optimizer, in 6 updates" in json.dumps(report)) == (verdict != "equivalent")
+
+
+RESUMED = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+torch.manual_seed(0)
+x = torch.randn(26, 3)
+model = torch.nn.Linear(3, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+accum = 4
+for epoch in range(3):
+    loader = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=2)
+    window = []
+    for i, batch in enumerate(loader):
+        if {skips}:
+            continue
+        window.append(batch)
+        if (i + 1) % accum == 0 or {tail}:
+            for inputs, targets in window:
+                loss = torch.nn.functional.cross_entropy(model(inputs), targets)
+                (loss / {divisor}).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            window = []
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, "no backward pass follows its first 8 micro-batches"),
+        ({"skips": "epoch == 0 and i < 12"}, "no backward pass follows its first 12 micro-batches"),
+        ({"skips": "epoch == 0 and i < 6"}, "its first 6 micro-batches are skipped, which is no multiple of k = 4"),
+        ({"skips": "i < 4"}, "dropped-tail"),
+        ({"skips": "epoch == 1 and i < 4"}, "dropped-tail"),
+        ({"tail": "False"}, "dropped-tail"),
+        ({"divisor": "1"}, "unscaled-loss"),
+        ({"divisor": "4"}, "tail-scaled-by-k"),
+    ],
+    ids=str,
+)
+def test_micro_batches_that_a_restart_skips_are_not_blamed(tmp_path, changes, found):
+    words = {"skips": "epoch == 0 and i < 8", "tail": "i + 1 == len(loader)", "divisor": "len(window)"} | changes
+    report, printed = in_fork(audited, script(tmp_path, RESUMED.format(**words)))
+    if report["findings"]:
+        assert report["findings"][0]["id"] == found
+    else:
+        assert report["verdict"] == "inconclusive", printed
+        assert found in "".join(report["run"]["not_judged"])

@@ -28,16 +28,10 @@ LOOPS = [bug for bug in BUGS if bug not in PARALLEL + SCRIPTS]
 ALONE = [bug for bug in LOOPS if bug.seen_by not in ("problem", "checks")]
 
 
-def named(bug):
-    """What a bug is called that nothing sees by its right name, or None."""
-    found = re.match(r"named ([a-z-]+): ", bug.unseen)
-    return found and found[1]
-
-
 def agrees(bug, verdict, ids):
     """Whether a verdict and its findings are what the row of a bug says."""
-    if (bug.finding and bug.seen_by) or named(bug):
-        return verdict == "diverges" and ids[0] == (named(bug) or bug.finding)
+    if bug.finding and bug.seen_by:
+        return verdict == "diverges" and ids[0] == bug.finding
     return verdict in ("equivalent", "inconclusive") and not ids
 
 
@@ -55,8 +49,6 @@ def test_rows_are_well_formed(bug):
     assert bug.threads
     for thread in bug.threads:
         assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+", thread)
-    assert named(bug) in (None, *LAWS)
-    assert named(bug) != (bug.finding or None) or not named(bug)
     (script_of if bug.is_script else loop_of)(bug)
 
 

@@ -60,7 +60,7 @@ class Bug:
     - ``runs`` is ``module:function`` below accumcheck.corpus, or ``scripts/NAME.py ARGUMENTS`` beside this file
     - ``finding`` is the id in ``LAWS``, empty if it breaks none
     - ``shows`` says what a run must have for it to show
-    - ``unseen`` says why ``seen_by`` is empty; ``named ID: ...`` means that it is seen, and called by another name
+    - ``unseen`` says why ``seen_by`` is empty
     """
 
     id: str

@@ -404,6 +404,8 @@ def _weights(
             tried, key=lambda each: (each[1] is None, bool(each[3]), each[1].cost[0] if each[1] else 0)
         )
         judged.tables.append(table)
+        if table.skipped:
+            judged.reasons.append(SKIPPED.format(table.term, table.skipped))
         judged.notes += [f"{table.term}: {note}"] if note else []
         if uneven := log.uneven.get((table.term, table.law)):
             law = "token-weighting" if table.law == "token" else "mean-of-means"
@@ -460,6 +462,10 @@ def _group_factor(tables: Sequence[Table]) -> float | None:
     return 1.0
 
 
+SKIPPED = (
+    "{}: no backward pass follows its first {} micro-batches. Right if an earlier run has trained with them, which is "
+    "not seen here: run it from the start"
+)
 ROUND = (0.5, 0.25, 0.1, 0.01, 0.2, 0.05, 2.0, 5.0, 10.0, 100.0)  # what a factor in an objective often is
 
 
@@ -582,13 +588,14 @@ def likeliest(table: Table, rows: Sequence[Row], scales: Sequence[str], *, loose
     for skeleton in skeletons():
         if best and len(skeleton.wrong) > len(best.wrong):
             break
-        if len(table.micros) > LONG and not _begins(skeleton, shape, wanted):
+        if len(table.micros) > LONG and not _begins(skeleton, shape, wanted, table.skipped):
             continue
         found = _structure(skeleton, shape)
-        if found.made < len(wanted) or (found.made > len(wanted) and table.whole):
+        if found.made < len(wanted) or (found.made > len(wanted) + table.skipped and table.whole):
             continue
-        places = _places(found, shape)
-        made = tuple(tuple(sorted({places[v] for v in row})) for row in found.rows if row)
+        made = _used(found, shape, table.skipped)
+        if len(made) > len(wanted) and table.whole:
+            continue
         if [frozenset(row) for row in made[: len(wanted)]] != wanted or made in known:
             continue
         known.add(made)
@@ -605,12 +612,18 @@ def _structure(program: Program, shape: Shape) -> Structure:
     return follow(program.visit, program.step, program.reset, shape)
 
 
-def _begins(program: Program, shape: Shape, wanted: Sequence[frozenset[int]]) -> bool:
-    """Whether a program's first updates are made of these micro-batches."""
+def _begins(program: Program, shape: Shape, wanted: Sequence[frozenset[int]], skipped: int) -> bool:
+    """Whether a program's first updates are made of these micro-batches, without those that are skipped."""
     found = structure.__wrapped__(program.visit, program.step, program.reset, shape, LONG)
-    places = _places(found, shape)
-    made = [frozenset(places[v] for v in row) for row in found.rows if row]
+    made = [frozenset(row) for row in _used(found, shape, skipped)]
     return bool(made) and made == list(wanted[: len(made)])
+
+
+def _used(found: Structure, shape: Shape, skipped: int) -> tuple[tuple[int, ...], ...]:
+    """The micro-batches of each update, without those that are skipped."""
+    places = _places(found, shape)
+    used = ({places[v] for v in row if not 0 <= places[v] < skipped} for row in found.rows)
+    return tuple(tuple(sorted(row)) for row in used if row)
 
 
 def _places(found: Structure, shape: Shape) -> list[int]:
@@ -621,7 +634,7 @@ def _places(found: Structure, shape: Shape) -> list[int]:
 
 
 def made_by(program: Program, table: Table) -> Iterator[dict[int, float]]:
-    """The rows of a program."""
+    """The rows of a program, without micro-batches that the run skips."""
     shape = table.shape
     assert shape is not None
     found = _structure(program, shape)
@@ -631,7 +644,8 @@ def made_by(program: Program, table: Table) -> Iterator[dict[int, float]]:
     ):
         row: dict[int, float] = {}
         for visit, (factor,) in values.items():
-            row[places[visit]] = row.get(places[visit], 0.0) + factor
+            if not 0 <= places[visit] < table.skipped:
+                row[places[visit]] = row.get(places[visit], 0.0) + factor
         if row:
             yield row
 

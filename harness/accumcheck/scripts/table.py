@@ -34,7 +34,8 @@ class Table:
     """``rows[s][m]`` is the factor before the mean loss of micro-batch m in update s; ``micros`` are in order.
 
     ``lengths`` are the micro-batches that each epoch should use; ``whole`` tells whether the last epoch was seen to its
-    end. ``inside`` tells whether the units of each micro-batch weigh the same.
+    end. ``inside`` tells whether the units of each micro-batch weigh the same. The first ``skipped`` micro-batches of
+    the run, a multiple of k, were passed over, as by a run that goes on from a checkpoint.
     """
 
     term: str
@@ -49,6 +50,7 @@ class Table:
     reduction: str
     passes: tuple[float, ...]  # the total weight of each pass, as it was sent
     counts: tuple[tuple[float, ...], ...]  # of each micro-batch, what its loss may be divided by
+    skipped: int = 0
 
     @cached_property
     def batch(self) -> int:
@@ -67,7 +69,7 @@ class Table:
 
     @cached_property
     def windows(self) -> list[tuple[int, ...]]:
-        """The micro-batches of each update that should be made, without a last one that the run has not finished."""
+        """The micro-batches of each update that should be made, without those that the run has not come to or skips."""
         found, start = [], 0
         for epoch, length in enumerate(self.lengths):
             for first in range(0, length, self.k):
@@ -76,7 +78,7 @@ class Table:
                 if not (last and not self.whole and len(window) < self.k):
                     found.append(window)
             start += length
-        return found
+        return found[self.skipped // self.k :]
 
     def share(self, window: Sequence[int]) -> dict[int, float]:
         """The factors that a window's micro-batches should have."""
@@ -140,7 +142,9 @@ def table_of(
     layout = _layout(batches, k, log)
     if isinstance(layout, str):
         return layout
-    keys, lengths, whole, rows = layout
+    keys, lengths, whole, rows, skipped = layout
+    if skipped % k:
+        return f"its first {skipped} micro-batches are skipped, which is no multiple of k = {k}: run it from the start"
     counts = {keys[batch]: batch.counts for batch in batches}
     if any(p.hidden for p in flat) and (len(set(rows.values())) > 1 or len(set(counts.values())) > 1):
         return "the loss is computed where its terms are not seen, and micro-batches differ in size"
@@ -174,6 +178,7 @@ def table_of(
         term, law, k, tuple(micros), tuple(lengths), whole, tuple(made), inside,
         per_row.pop() if len(per_row) == 1 else 0.0, reductions.most_common(1)[0][0],
         tuple(p.total for each in parts.values() for p in each), tuple(counts.get(m, ()) for m in range(total)),
+        skipped,
     )  # fmt: skip
 
 
@@ -196,11 +201,13 @@ def _even(part: Part, law: Law) -> bool:
     return (law == "sample" or part.even) and all(close(e, each[0], NEAR) for e in each)
 
 
-Layout = tuple[dict[Batch, int], list[int], bool, dict[int, int]]
+Layout = tuple[dict[Batch, int], list[int], bool, dict[int, int], int]
 
 
 def _layout(batches: Sequence[Batch], k: int, log: Log) -> Layout | str:
-    """Number of each micro-batch, the length of each epoch, whether the last one is whole, and rows by number."""
+    """Number of each micro-batch, the lengths of epochs, whether the last is whole, rows by number, and how many the
+    first epoch begins behind.
+    """
     passes: dict[tuple[int, int], list[Batch]] = {}
     for batch in batches:
         passes.setdefault((batch.loader, batch.epoch), []).append(batch)
@@ -211,15 +218,18 @@ def _layout(batches: Sequence[Batch], k: int, log: Log) -> Layout | str:
     keys: dict[Batch, int] = {}
     rows: dict[int, int] = {}
     lengths: list[int] = []
-    whole, start = False, 0
+    whole, start, skipped = False, 0, 0
     for place, (loader, epoch) in enumerate(order):
         mine = passes[loader, epoch]
         drawn = [b for b in log.batches if b.loader == loader and b.epoch == epoch]
-        top = max(b.place for b in mine) + 1
+        low, top = min(b.place for b in mine), max(b.place for b in mine) + 1
         known = log.loaders.get(loader)
         ended = known is not None and (epoch in known.ends or known.length == top)
-        dense = 2 * len(mine) > len([b for b in drawn if b.place < top])  # else others are drawn for other purposes
+        if place:
+            low = 0
+        dense = 2 * len(mine) > len([b for b in drawn if low <= b.place < top])  # else others have other purposes
         if dense:
+            skipped += low
             length = _length(top, drawn, known.length if known else None, k, ended=ended, last=place == len(order) - 1)
             for batch in drawn:
                 rows[start + batch.place] = batch.rows
@@ -231,7 +241,7 @@ def _layout(batches: Sequence[Batch], k: int, log: Log) -> Layout | str:
         whole = ended or length > top
         lengths.append(length)
         start += length
-    return keys, lengths, whole, rows
+    return keys, lengths, whole, rows, skipped
 
 
 def _length(top: int, drawn: Sequence[Batch], length: int | None, k: int, *, ended: bool, last: bool) -> int:
