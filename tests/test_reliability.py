@@ -80,12 +80,39 @@ def test_the_oracle_leaves_the_random_stream_alone():
         ([[1, 1, 0], [1, 0, 1]], Sizes(3, 2, 1, 2), {"stream", "endless"}),
         ([[1, 1, 0], [1, 1, 0], [0, 0, 1], [0, 0, 1]], Sizes(3, 2, 1, 1), {"window", "stream"}),
         ([[1, 1, 1]], Sizes(3, 2, 1, 1), set()),
+        ([[1, 1, 0, 0], [1, 1, 0, 0]], Sizes(4, 2, 1, 2), set()),  # the first window of each epoch, and no other one
         ([], Sizes(3, 2, 2, 1), {"dropped", "stream", "endless"}),
         ([], Sizes(4, 2, 2, 1), set()),
     ],
 )
 def test_conventions_of_updates(rows, sizes, found):
     assert oracle.conventions_of(rows, sizes, [(i, None) for i in range(sizes.samples)]) == found
+
+
+@pytest.mark.parametrize(
+    ("drawn", "orders"),
+    [
+        ([0, 1, 2], ((0, 1, 2),)),
+        ([1, 2, 0, 1, 2, 0, 1], ((1, 2, 0), (1, 2, 0), (1,))),
+        ([0, 1, 2, 1, 1], ()),
+        ([0, 1, 0, 1], ()),  # one is never drawn
+        ([], ()),
+    ],
+)
+def test_the_oracle_goes_by_whole_passes_over_the_samples(drawn, orders):
+    dataset = oracle.Drawn(torch.zeros(3))
+    for sample in drawn:
+        dataset[sample]
+    assert dataset.orders() == orders
+
+
+# Right loops
+
+
+def test_training_that_ends_in_nan_anyway_is_no_false_alarm():
+    case = right_loops.Case(right_loops.PROBLEMS["gpt-windows"], Sizes(11, 1, 2, 2), "momentum", "float64", 41721)
+    assert right_loops._blows_up(case, right.joins_micro_batches)
+    assert not right_loops._blows_up(case, right.two_passes)
 
 
 # Sources
@@ -191,6 +218,7 @@ def test_numbers():
     of_bugs = numbers["bugs"]
     assert (of_bugs["cases"], of_bugs["missed"], of_bugs["named_share"]) == (60, 10, 30 / 50)
     assert of_bugs["least_named"] == ["d"]
+    assert reliability.by_cause(frame).loc["dropped-tail"].to_dict() == {"named first": 30, "found": 20, "missed": 10}
     of_edits = numbers["edits"]
     assert (of_edits["judged"], of_edits["wrongly_equivalent"], of_edits["refused"]) == (6, 1, 3)
     assert of_edits["disagreements"] == ["edit 3 of f, swap 1: nothing; oracle: x"]
@@ -245,6 +273,44 @@ def test_a_stream_in_another_order_is_judged(line, instead, sizes):
     assert line in text
     loop = compiled(statements(text.replace(line, instead)), right.streams_rows, "a stream")
     judge_exactly(loop, "sample", sizes=[sizes], search=False)
+
+
+STARTS = "row = 0"
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "said"),
+    [
+        (STARTS, "row = 1", ("same", "equivalent")),
+        (STREAM, STREAM.replace("% len(task.dataset)", "% (len(task.dataset) - 1)"), ("differs", "inconclusive")),
+    ],
+)
+def test_a_stream_that_begins_elsewhere_is_one_and_one_that_never_draws_a_sample_is_not(line, instead, said):
+    text = ast.unparse(tree_of(right.streams_rows))
+    assert line in text
+    loop = compiled(statements(text.replace(line, instead)), right.streams_rows, "a stream")
+    sizes = [Sizes(6, 1, 3), Sizes(11, 2, 3, 3)]
+    assert (verdict(loop, sizes), judge_exactly(loop, sizes=sizes, search=False).verdict) == said
+
+
+WINDOWS = "full = len(task.dataset) // (task.micro_batch_size * task.accumulation_steps)"
+
+
+@pytest.mark.parametrize(
+    ("instead", "said"),
+    [
+        ("full = len(task.dataset) // task.micro_batch_size", ("same", "equivalent")),
+        (WINDOWS.replace("(task.micro_batch_size", "((task.micro_batch_size + 1)"), ("differs", "diverges")),
+        (WINDOWS.replace("len(task.dataset)", "(len(task.dataset) - 1)"), ("differs", "diverges")),
+    ],
+)
+def test_windows_that_a_loop_counts_in_a_wrong_way(instead, said):
+    """Where its own full batch is counted wrong, and makes no update, micro-batches may be right all the same."""
+    text = ast.unparse(tree_of(right.drops_the_last_window))
+    assert WINDOWS in text
+    loop = compiled(statements(text.replace(WINDOWS, instead)), right.drops_the_last_window, "windows")
+    sizes = [Sizes(16, 2, 4, 2), Sizes(12, 3, 2, 2), Sizes(3, 2, 3, 2)]
+    assert (verdict(loop, sizes), judge_exactly(loop, sizes=sizes, search=False).verdict) == said
 
 
 def test_a_program_that_is_right_elsewhere_is_wrong_where_a_whole_window_has_a_short_micro_batch():

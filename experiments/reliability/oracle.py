@@ -88,10 +88,11 @@ class Drawn(TensorDataset):
         return tuple(tensor[index] for tensor in self.tensors)
 
     def orders(self) -> tuple[tuple[int, ...], ...]:
-        """The order of each pass, if all that was drawn are whole passes."""
+        """The order of each pass, if all passes are whole ones, the last one perhaps apart."""
         n = len(self)
         passes = tuple(tuple(self.drawn[start : start + n]) for start in range(0, len(self.drawn), n))
-        return passes if all(sorted(each) == [*range(n)] for each in passes) else ()
+        whole = all(sorted(each) == [*range(n)] for each in passes[:-1])
+        return passes if whole and passes and len({*passes[-1]}) == len(passes[-1]) else ()
 
 
 @dataclass
@@ -311,9 +312,12 @@ def conventions_of(
         times += 1
     found = set()
     for name in CONVENTIONS:
-        windows = _windows(name, n, big, orders or [range(n)] * sizes.epochs, len(rows))
         for repeats in {1, times}:
-            used = [window for window in windows for _ in range(repeats)][: len(rows)]
+            windows = _windows(name, n, big, orders or [range(n)] * sizes.epochs, len(rows) // repeats)
+            used = [window for window in windows for _ in range(repeats)]
+            if repeats > 1 and len(used) != len(rows):
+                continue  # the first window of each epoch, say, and no other one
+            used = used[: len(rows)]
             inside = [frozenset(u for u, (i, _) in enumerate(units) if i in window) for window in used]
             if supports == inside:
                 found.add(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -142,9 +143,16 @@ def _compared(number: int, draw: random.Random) -> Row:
     try:
         verdict = compare(case, loop, reference=reference)[0].verdict
     except LoopError as error:
-        return (
-            row
-            | {"outcome": "no verdict" if "never called optimizer.step" in str(error) else "error"}
-            | _noted(number, case, error)
-        )
+        none = "never called optimizer.step" in str(error) or _blows_up(case, loop)
+        return row | {"outcome": "no verdict" if none else "error"} | _noted(number, case, error)
     return row | {"outcome": verdict} | ({} if verdict == "equivalent" else _noted(number, case, verdict))
+
+
+def _blows_up(case: Case, loop: Loop) -> bool:
+    """Whether training ends in numbers that are not finite without accumulation too, as where a loss is a large sum."""
+    whole = replace(case, sizes=case.sizes.full_batch())
+    try:
+        compare(whole, loop, reference=loop)
+    except LoopError as error:
+        return "lower the learning rate" in str(error)
+    return False

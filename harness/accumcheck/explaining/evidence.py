@@ -122,8 +122,8 @@ class Pair:
 
     @property
     def same_kinds(self) -> bool:
-        """Whether both runs train the same parameters."""
-        return self.own is None or self.ours.trained == self.own.trained
+        """Whether both runs train the same parameters; an own run that makes no update does not tell."""
+        return self.own is None or not self.own.trained or self.ours.trained == self.own.trained
 
     def shared_is_right(self, reference: Reference) -> bool:
         """Whether the parameter that all samples share got what the weights of its samples make of it."""

@@ -259,9 +259,10 @@ class _Run:
             if rows == seen:
                 continue  # a second look at the same micro-batch
             seen = rows
-            if set(rows) & set(epochs[-1]):
-                epochs.append([])
-            epochs[-1] += rows
+            for row in rows:
+                if row in epochs[-1]:
+                    epochs.append([])
+                epochs[-1].append(row)
         plain = all(each == sorted(each) for each in epochs)
         return () if plain else tuple(tuple(each) for each in epochs)
 
