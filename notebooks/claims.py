@@ -262,16 +262,16 @@ display(Image(url="../results/figures/tolerance.svg"))
 #
 # Right loops, written in many ways, got {{ reliability.right.verdicts }} verdicts at random sizes:
 # {{ reliability.right.false_alarms }} false alarms. Wrong loops were tried {{ reliability.bugs.cases }} times where they show.
-# {{ reliability.bugs.missed }} were missed. Where there is a full window, several epochs and, for bugs of tails, a tail,
-# {{ reliability.bugs.named_share | .0% }} got first the cause that they were written for.
+# {{ reliability.bugs.missed }} were missed. Where there is a full window, several epochs and, for bugs of tails, a tail, the
+# cause that they were written for comes first in {{ reliability.bugs.named_first }} of {{ reliability.bugs.causes_tell }} cases.
 #
 # Then {{ reliability.edits.cases }} right loops were edited at random, at one place each. An oracle that shares nothing with
 # accumcheck trained a small network with each. It sees a difference in {{ reliability.edits.wrongly_equivalent }} of those that accumcheck calls
 # equivalent.
 
 # %% tags=["hide-input"]
-# Alt: On the left, for each wrong loop, the share of sizes at which it is found and at which its cause is named first; nearly all are
-# found and named at all of them. On the right, what accumcheck and the oracle say of random edits; they agree nearly always.
+# Alt: On the left, for each root cause, how many cases were tried; all of them are found, and nearly all whose sizes tell
+# causes apart are named first. On the right, what accumcheck and the oracle say of random edits; they agree nearly always.
 # Caption: Right loops, wrong loops and random edits, at random sizes. Where nothing was seen, the rate is below three over the number of cases.
 display(Image(url="../results/figures/reliability.svg"))
 

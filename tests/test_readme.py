@@ -25,7 +25,7 @@ CATALOGUE = [
     "together find {{ detection.ours }};",
     "{{ reliability.right.verdicts | , }} verdicts on right loops",
     "{{ reliability.bugs.cases | , }} wrong ones",
-    "{{ reliability.bugs.named_share | .0% }}",
+    "In {{ reliability.bugs.named_first | , }} of {{ reliability.bugs.causes_tell | , }} cases",
 ]
 
 

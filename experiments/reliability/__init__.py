@@ -1,7 +1,7 @@
 """Claim: right loops are not called wrong, wrong ones are found and named, and an independent oracle agrees.
 
-``python -m experiments reliability`` (about 20 minutes on two cores; ``--full`` takes ten thousand right loops, 200
-sizes of each bug and 2,000 edits, some hours; ``--dask ADDRESS`` hands it to a cluster)
+``python -m experiments reliability`` (10 minutes on two cores; ``--full`` takes ten thousand right loops, 200 sizes of
+each bug and 2,000 edits, 100 minutes; ``--dask ADDRESS`` hands it to a cluster)
 
 Right loops: those of the corpus and the recipes, written in many ways, and programs that are right by simulation; some
 train real models, with several optimizers and dtypes. Every wrong loop of the corpus at sizes where it shows; at a
@@ -11,7 +11,6 @@ too. Where nothing was seen in n cases, the rate is below 3/n with a confidence 
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +34,7 @@ BY = ["part", "name", "objective", "how", "outcome"]
 MILD = ("no verdict", "named as well", "another name", "hidden", "refused")
 MISSED = ("equivalent", "inconclusive", "error")
 """What may not be said of a bug where it shows."""
+LEGEND = {"found": "found, at any size"}  # where several causes may be as right
 
 
 def run(bench: Bench) -> pd.DataFrame:
@@ -82,8 +82,8 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     numbers["finding"] = (
         f"{of_right['false_alarms']} false alarms in {of_right['verdicts']:,} verdicts on right loops; of "
         f"{of_bugs['cases']:,} cases of {of_bugs['bugs']} bugs {of_bugs['missed']} are missed, and the cause is named "
-        f"first in {look.percent(of_bugs['named_share'], 1)}; of {of_edits['judged']:,} random edits that ran, "
-        f"{of_edits['wrongly_equivalent']} are called equivalent though the oracle sees a difference"
+        f"first in {of_bugs['named_first']:,} of {of_bugs['causes_tell']:,}; of {of_edits['judged']:,} random edits "
+        f"that ran, {of_edits['wrongly_equivalent']} are called equivalent though the oracle sees a difference"
     )
     return numbers
 
@@ -123,14 +123,16 @@ def _right(frame: pd.DataFrame) -> dict[str, Any]:
 def _bugs(frame: pd.DataFrame) -> dict[str, Any]:
     shown = frame[frame["outcome"] != "hidden"]
     cases, missed, named = int(shown["cases"].sum()), _count(shown, *MISSED), _count(shown, "named first")
+    tell = cases - _count(shown, "found")
     each = by_bug(frame)
     return {
         "bugs": len(each),
         "cases": cases,
         "missed": missed,
         "missed_at_most": bound(missed, cases),
+        "causes_tell": tell,  # cases whose sizes tell causes apart
         "named_first": named,
-        "named_share": named / max(cases - _count(shown, "found"), 1),
+        "named_share": named / max(tell, 1),
         "lowest_named_share": float(each["named"].min()),
         "least_named": [str(name) for name in each.index[each["named"] < 0.95]],
         "hidden": _count(frame, "hidden"),
@@ -204,10 +206,12 @@ def check(numbers: dict[str, Any]) -> None:
 
 
 def plot(frame: pd.DataFrame) -> Figure:
-    """How often each bug's cause is named first, and what the oracle says of edits."""
+    """How many cases of each cause were tried, what was said of them, and what the oracle says of edits."""
     numbers = summarise(frame)
-    figure, axes = look.panels(1, 2, height=3.4, width_ratios=(1, 1))
-    _draw_bugs(axes[0][0], by_bug(frame))
+    figure, axes = look.panels(1, 2, height=4.3, width_ratios=(1.15, 1))
+    if look.is_narrow():
+        figure.set_figheight(8.0)
+    _draw_bugs(axes[0][0], by_cause(frame))
     _draw_edits(axes[0][1], frame[frame["part"] == "edits"])
     of_right, of_bugs, of_edits = numbers["right"], numbers["bugs"], numbers["edits"]
     look.title(
@@ -221,13 +225,33 @@ def plot(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_bugs(axis: Any, shares: pd.DataFrame) -> None:
-    places = range(len(shares))
-    axis.bar(places, 100 * shares["found"], color=look.FOUND, width=1.0, label="found")
-    axis.bar(places, 100 * shares["named"], color=look.NAMED, width=1.0, label="named first")
-    axis.set(xlabel="wrong loops, the least named first", ylabel="percent of the sizes", ylim=(0, 104))
-    axis.set_xticks([])
-    axis.legend(loc="lower right", fontsize=9)
+def by_cause(frame: pd.DataFrame) -> pd.DataFrame:
+    """How many cases of each root cause are named first, found or missed, the most cases first."""
+    shown = frame[(frame["part"] == "bugs") & (frame["outcome"] != "hidden")]
+    first, missed = shown["outcome"] == "named first", shown["outcome"].isin(MISSED)
+    kinds = {"named first": first, "found": ~first & ~missed, "missed": missed}
+    counts = pd.DataFrame(
+        {kind: shown["cases"].where(mask, 0).groupby(shown["how"]).sum() for kind, mask in kinds.items()}
+    )
+    return counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
+
+
+def _draw_bugs(axis: Any, counts: pd.DataFrame) -> None:
+    """A bar for every root cause; beside it the largest rate of misses that so many cases leave."""
+    places, total = range(len(counts)), counts.sum(axis=1)
+    left = 0 * total
+    for kind, colour in {"named first": look.NAMED, "found": look.FOUND, "missed": look.INK}.items():
+        if counts[kind].any():
+            axis.barh(places, counts[kind], left=left, color=colour, height=0.76, label=LEGEND.get(kind, kind))
+        left = left + counts[kind]
+    for place, (missed, cases) in enumerate(zip(counts["missed"], total, strict=True)):
+        text = f" ≤ {look.percent(bound(int(missed), int(cases)), 2)}"
+        axis.text(cases, place, text, va="center", fontsize=8, color=look.FAINT)
+    axis.set(xlabel="cases; beside them: misses, at most (95 %)", ylim=(len(counts) - 0.4, -0.6))
+    axis.set_xlim(0, 1.25 * total.max())
+    axis.set_yticks(places, counts.index, fontsize=8)
+    axis.grid(visible=False, axis="y")
+    axis.legend(loc="center right", fontsize=9)
 
 
 def _cell(x: int, y: int, colour: str) -> Rectangle:
@@ -236,7 +260,7 @@ def _cell(x: int, y: int, colour: str) -> Rectangle:
 
 def _draw_edits(axis: Any, frame: pd.DataFrame) -> None:
     rows = {"same": "the same", "differs": "a difference", "no update": "no update", "raises": "fails"}
-    columns = {"equivalent": "equivalent", "inconclusive": "inconclusive", "diverges": "diverges", "refused": "refused"}
+    columns = ("equivalent", "inconclusive", "diverges", "refused")
     counts = frame.pivot_table(index="how", columns="outcome", values="cases", aggfunc="sum", fill_value=0)
     counts = counts.reindex(index=[*rows], columns=[*columns], fill_value=0)
     for y, how in enumerate(rows):
@@ -247,7 +271,8 @@ def _draw_edits(axis: Any, frame: pd.DataFrame) -> None:
             axis.add_patch(_cell(x, y, colour))
             axis.text(x, y, f"{number:,}", ha="center", va="center", fontsize=10, color=look.INK)
     axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
-    axis.set_xticks(range(len(columns)), [textwrap.fill(text, 12) for text in columns.values()], fontsize=8.5)
+    turned: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if look.is_narrow() else {}
+    axis.set_xticks(range(len(columns)), [*columns], fontsize=8.5, **turned)
     axis.set_yticks(range(len(rows)), [*rows.values()], fontsize=9)
     axis.set(xlabel="accumcheck says", ylabel="the oracle sees")
     axis.grid(visible=False)

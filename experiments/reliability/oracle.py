@@ -311,17 +311,24 @@ def conventions_of(
     while times < len(supports) and supports[times] == supports[0]:
         times += 1
     found = set()
+    passes = orders or [range(n)] * sizes.epochs
     for name in CONVENTIONS:
         for repeats in {1, times}:
-            windows = _windows(name, n, big, orders or [range(n)] * sizes.epochs, len(rows) // repeats)
-            used = [window for window in windows for _ in range(repeats)]
-            if repeats > 1 and len(used) != len(rows):
-                continue  # the first window of each epoch, say, and no other one
-            used = used[: len(rows)]
+            windows = _windows(name, n, big, passes, len(rows))
+            used = [window for window in windows for _ in range(repeats)][: len(rows)]
+            # Else the first window of each epoch, and no other one, would be a step that is repeated.
+            if repeats > 1 and len(rows) not in {repeats * each for each in _ends(name, n, big, passes)}:
+                continue
             inside = [frozenset(u for u, (i, _) in enumerate(units) if i in window) for window in used]
             if supports == inside:
                 found.add(name)
     return found
+
+
+def _ends(convention: str, n: int, big: int, orders: Sequence[Sequence[int]]) -> list[int]:
+    """How many windows there are by the end of each pass."""
+    name = "stream" if convention == "endless" else convention
+    return [len(_windows(name, n, big, orders[: place + 1], 0)) for place in range(len(orders))]
 
 
 def _windows(convention: str, n: int, big: int, orders: Sequence[Sequence[int]], count: int) -> list[tuple[int, ...]]:
