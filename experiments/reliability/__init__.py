@@ -251,7 +251,7 @@ def _draw_bugs(axis: Any, counts: pd.DataFrame) -> None:
     axis.set_xlim(0, 1.25 * total.max())
     axis.set_yticks(places, counts.index, fontsize=8)
     axis.grid(visible=False, axis="y")
-    axis.legend(loc="center right", fontsize=9)
+    axis.legend(loc="lower right", fontsize=8)
 
 
 def _cell(x: int, y: int, colour: str) -> Rectangle:
