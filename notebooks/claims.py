@@ -260,12 +260,12 @@ display(Image(url="../results/figures/tolerance.svg"))
 #
 # ## How often accumcheck itself is wrong
 #
-# Right loops, written in many ways, got {{ reliability.right.verdicts }} verdicts at random sizes:
-# {{ reliability.right.false_alarms }} false alarms. Wrong loops were tried {{ reliability.bugs.cases }} times where they show.
+# Right loops, written in many ways, got {{ reliability.right.verdicts | , }} verdicts at random sizes:
+# {{ reliability.right.false_alarms }} false alarms. Wrong loops were tried {{ reliability.bugs.cases | , }} times where they show.
 # {{ reliability.bugs.missed }} were missed. Where there is a full window, several epochs and, for bugs of tails, a tail, the
-# cause that they were written for comes first in {{ reliability.bugs.named_first }} of {{ reliability.bugs.causes_tell }} cases.
+# cause that they were written for comes first in {{ reliability.bugs.named_first | , }} of {{ reliability.bugs.causes_tell | , }} cases.
 #
-# Then {{ reliability.edits.cases }} right loops were edited at random, at one place each. An oracle that shares nothing with
+# Then {{ reliability.edits.cases | , }} right loops were edited at random, at one place each. An oracle that shares nothing with
 # accumcheck trained a small network with each. It sees a difference in {{ reliability.edits.wrongly_equivalent }} of those that accumcheck calls
 # equivalent.
 
