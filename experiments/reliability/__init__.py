@@ -247,7 +247,7 @@ def _draw_bugs(axis: Any, counts: pd.DataFrame) -> None:
     for place, (missed, cases) in enumerate(zip(counts["missed"], total, strict=True)):
         text = f" ≤ {look.percent(bound(int(missed), int(cases)), 2)}"
         axis.text(cases, place, text, va="center", fontsize=8, color=look.FAINT)
-    axis.set(xlabel="cases; beside them: misses, at most (95 %)", ylim=(len(counts) - 0.4, -0.6))
+    axis.set(xlabel="cases; misses, at most (95 %)", ylim=(len(counts) - 0.4, -0.6))
     axis.set_xlim(0, 1.25 * total.max())
     axis.set_yticks(places, counts.index, fontsize=8)
     axis.grid(visible=False, axis="y")
@@ -271,8 +271,8 @@ def _draw_edits(axis: Any, frame: pd.DataFrame) -> None:
             axis.add_patch(_cell(x, y, colour))
             axis.text(x, y, f"{number:,}", ha="center", va="center", fontsize=10, color=look.INK)
     axis.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
-    turned: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if look.is_narrow() else {}
-    axis.set_xticks(range(len(columns)), [*columns], fontsize=8.5, **turned)
+    turned = 90 if look.is_narrow() else 0
+    axis.set_xticks(range(len(columns)), [*columns], fontsize=8.5, rotation=turned)
     axis.set_yticks(range(len(rows)), [*rows.values()], fontsize=9)
     axis.set(xlabel="accumcheck says", ylabel="the oracle sees")
     axis.grid(visible=False)

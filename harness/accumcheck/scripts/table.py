@@ -218,18 +218,17 @@ def _layout(batches: Sequence[Batch], k: int, log: Log) -> Layout | str:
     keys: dict[Batch, int] = {}
     rows: dict[int, int] = {}
     lengths: list[int] = []
-    whole, start, skipped = False, 0, 0
+    whole, start = False, 0
+    skipped = _skipped([passes[key] for key in order], log)
     for place, (loader, epoch) in enumerate(order):
         mine = passes[loader, epoch]
         drawn = [b for b in log.batches if b.loader == loader and b.epoch == epoch]
-        low, top = min(b.place for b in mine), max(b.place for b in mine) + 1
+        top = max(b.place for b in mine) + 1
         known = log.loaders.get(loader)
         ended = known is not None and (epoch in known.ends or known.length == top)
-        if place:
-            low = 0
-        dense = 2 * len(mine) > len([b for b in drawn if low <= b.place < top])  # else others have other purposes
+        first = 0 if place else skipped
+        dense = 2 * len(mine) > len([b for b in drawn if first <= b.place < top])  # else others have other purposes
         if dense:
-            skipped += low
             length = _length(top, drawn, known.length if known else None, k, ended=ended, last=place == len(order) - 1)
             for batch in drawn:
                 rows[start + batch.place] = batch.rows
@@ -242,6 +241,17 @@ def _layout(batches: Sequence[Batch], k: int, log: Log) -> Layout | str:
         lengths.append(length)
         start += length
     return keys, lengths, whole, rows, skipped
+
+
+def _skipped(epochs: Sequence[Sequence[Batch]], log: Log) -> int:
+    """How many micro-batches the first epoch begins behind, where no others are passed over, as by who goes on from a
+    checkpoint.
+    """
+    low, *later = (min(batch.place for batch in epoch) for epoch in epochs)
+    known = epochs[0][0]
+    top = max(batch.place for batch in epochs[0])
+    drawn = [b for b in log.batches if (b.loader, b.epoch) == (known.loader, known.epoch) and low <= b.place <= top]
+    return 0 if any(later) or len(drawn) > len(epochs[0]) else low
 
 
 def _length(top: int, drawn: Sequence[Batch], length: int | None, k: int, *, ended: bool, last: bool) -> int:
