@@ -404,7 +404,7 @@ def _weights(
             tried, key=lambda each: (each[1] is None, bool(each[3]), each[1].cost[0] if each[1] else 0)
         )
         judged.tables.append(table)
-        if table.skipped:
+        if table.skipped and not table.known:
             judged.reasons.append(SKIPPED.format(table.term, table.skipped))
         judged.notes += [f"{table.term}: {note}"] if note else []
         if uneven := log.uneven.get((table.term, table.law)):

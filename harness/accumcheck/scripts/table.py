@@ -51,6 +51,7 @@ class Table:
     passes: tuple[float, ...]  # the total weight of each pass, as it was sent
     counts: tuple[tuple[float, ...], ...]  # of each micro-batch, what its loss may be divided by
     skipped: int = 0
+    known: bool = False  # this run trained with the skipped ones before, by another optimizer
 
     @cached_property
     def batch(self) -> int:
@@ -142,7 +143,7 @@ def table_of(
     layout = _layout(batches, k, log)
     if isinstance(layout, str):
         return layout
-    keys, lengths, whole, rows, skipped = layout
+    keys, lengths, whole, rows, (skipped, known) = layout
     if skipped % k:
         return f"its first {skipped} micro-batches are skipped, which is no multiple of k = {k}: run it from the start"
     counts = {keys[batch]: batch.counts for batch in batches}
@@ -178,7 +179,7 @@ def table_of(
         term, law, k, tuple(micros), tuple(lengths), whole, tuple(made), inside,
         per_row.pop() if len(per_row) == 1 else 0.0, reductions.most_common(1)[0][0],
         tuple(p.total for each in parts.values() for p in each), tuple(counts.get(m, ()) for m in range(total)),
-        skipped,
+        skipped, known,
     )  # fmt: skip
 
 
@@ -201,13 +202,11 @@ def _even(part: Part, law: Law) -> bool:
     return (law == "sample" or part.even) and all(close(e, each[0], NEAR) for e in each)
 
 
-Layout = tuple[dict[Batch, int], list[int], bool, dict[int, int], int]
+Layout = tuple[dict[Batch, int], list[int], bool, dict[int, int], tuple[int, bool]]
 
 
 def _layout(batches: Sequence[Batch], k: int, log: Log) -> Layout | str:
-    """Number of each micro-batch, the lengths of epochs, whether the last is whole, rows by number, and how many the
-    first epoch begins behind.
-    """
+    """Number of each micro-batch, lengths of epochs, whether the last one is whole, rows by number, what is skipped."""
     passes: dict[tuple[int, int], list[Batch]] = {}
     for batch in batches:
         passes.setdefault((batch.loader, batch.epoch), []).append(batch)
@@ -219,7 +218,7 @@ def _layout(batches: Sequence[Batch], k: int, log: Log) -> Layout | str:
     rows: dict[int, int] = {}
     lengths: list[int] = []
     whole, start = False, 0
-    skipped = _skipped([passes[key] for key in order], log)
+    skipped, seen = _skipped([passes[key] for key in order], log)
     for place, (loader, epoch) in enumerate(order):
         mine = passes[loader, epoch]
         drawn = [b for b in log.batches if b.loader == loader and b.epoch == epoch]
@@ -240,18 +239,22 @@ def _layout(batches: Sequence[Batch], k: int, log: Log) -> Layout | str:
         whole = ended or length > top
         lengths.append(length)
         start += length
-    return keys, lengths, whole, rows, skipped
+    return keys, lengths, whole, rows, (skipped, seen)
 
 
-def _skipped(epochs: Sequence[Sequence[Batch]], log: Log) -> int:
+def _skipped(epochs: Sequence[Sequence[Batch]], log: Log) -> tuple[int, bool]:
     """How many micro-batches the first epoch begins behind, where no others are passed over, as by who goes on from a
-    checkpoint.
+    checkpoint; and whether this run trained with just these before.
     """
     low, *later = (min(batch.place for batch in epoch) for epoch in epochs)
-    known = epochs[0][0]
+    first = epochs[0][0]
     top = max(batch.place for batch in epochs[0])
-    drawn = [b for b in log.batches if (b.loader, b.epoch) == (known.loader, known.epoch) and low <= b.place <= top]
-    return 0 if any(later) or len(drawn) > len(epochs[0]) else low
+    drawn = [b for b in log.batches if (b.loader, b.epoch) == (first.loader, first.epoch) and low <= b.place <= top]
+    if any(later) or len(drawn) > len(epochs[0]):
+        return 0, False
+    used = [part.batch for each in log.passes for part in each.parts if part.batch.loader == first.loader]
+    before = max((b.key for b in used if b.epoch < first.epoch), default=None)
+    return low, before is not None and before[1] + 1 == low
 
 
 def _length(top: int, drawn: Sequence[Batch], length: int | None, k: int, *, ended: bool, last: bool) -> int:
