@@ -247,10 +247,12 @@ def _skipped(epochs: Sequence[Sequence[Batch]], log: Log) -> tuple[int, bool]:
     checkpoint; and whether this run trained with just these before.
     """
     low, *later = (min(batch.place for batch in epoch) for epoch in epochs)
+    if not low or any(later):
+        return 0, False
     first = epochs[0][0]
     top = max(batch.place for batch in epochs[0])
     drawn = [b for b in log.batches if (b.loader, b.epoch) == (first.loader, first.epoch) and low <= b.place <= top]
-    if any(later) or len(drawn) > len(epochs[0]):
+    if len(drawn) > len(epochs[0]):
         return 0, False
     used = [part.batch for each in log.passes for part in each.parts if part.batch.loader == first.loader]
     before = max((b.key for b in used if b.epoch < first.epoch), default=None)
